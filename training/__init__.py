@@ -1,0 +1,1 @@
+"""Everything that makes a better recognizer: data, training, evaluation, packaging."""
