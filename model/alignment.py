@@ -1,0 +1,85 @@
+"""Times and confidences of words, by aligning a text with the CTC head's output."""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torchaudio.functional
+from torch import Tensor
+
+from model.features import ENCODER_FRAMES_PER_SECOND
+from model.tokenizer import Characters
+from model.transcript import Word
+
+
+class AlignmentError(ValueError):
+    """The text has more characters than the audio has frames for."""
+
+
+@dataclass(frozen=True)
+class _Spelled:
+    """A word and where its labels stand in the sequence that is aligned."""
+
+    word: str
+    first: int
+    last: int
+
+
+def align_words(logprobs: Tensor, text: str, characters: Characters) -> list[Word]:
+    """Find when each word of a text was said (CTC forced alignment, Graves et al., 2006).
+
+    A word that has no label at all ("20", "1984") is aligned as one wildcard that matches whatever
+    is not blank.
+
+    Args:
+        logprobs: float32 (frames, labels) of one clip, valid frames only.
+        text: what was said; words are what white space separates.
+        characters: the labels.
+
+    Returns:
+        Words with start and end in seconds from the clip's start, and confidence: the geometric mean
+        of its characters' probabilities.
+
+    Raises:
+        AlignmentError: the text cannot fit into so few frames.
+    """
+    wildcard = len(characters)
+    labels: list[int] = []
+    words: list[_Spelled] = []
+    for word in text.split():
+        spelled = characters.spell(word) or (
+            [wildcard] if any(c.isalnum() for c in word) else []
+        )
+        if not spelled:  # a dash on its own has no sound; it goes with the word before it
+            if words:
+                words[-1] = replace(words[-1], word=f"{words[-1].word} {word}")
+            continue
+        if labels:
+            labels.append(characters.space)
+        words.append(_Spelled(word, len(labels), len(labels) + len(spelled) - 1))
+        labels += spelled
+    if not words:
+        return []
+    repeats = sum(a == b for a, b in zip(labels, labels[1:], strict=False))
+    if len(labels) + repeats > len(logprobs):
+        raise AlignmentError(
+            f"a text of {len(labels)} characters does not fit into {len(logprobs)} frames"
+        )
+    anything = torch.log1p(-logprobs[:, Characters.BLANK].exp().clamp(max=1 - 1e-6))
+    scores = torch.cat([logprobs, anything[:, None]], dim=1).cpu()
+    path, path_scores = torchaudio.functional.forced_align(
+        scores[None], torch.tensor([labels], dtype=torch.int32), blank=Characters.BLANK
+    )
+    spans = torchaudio.functional.merge_tokens(path[0], path_scores[0].exp())
+    result = []
+    for spelled_word in words:
+        own = spans[spelled_word.first : spelled_word.last + 1]
+        confidence = float(torch.tensor([s.score for s in own]).clamp(min=1e-8).log().mean().exp())
+        result.append(
+            Word(
+                word=spelled_word.word,
+                start=own[0].start / ENCODER_FRAMES_PER_SECOND,
+                end=own[-1].end / ENCODER_FRAMES_PER_SECOND,
+                confidence=min(confidence, 1.0),
+            )
+        )
+    return result

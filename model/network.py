@@ -1,0 +1,302 @@
+"""The hybrid CTC/attention network: Whisper's encoder and decoder, and a CTC head on the encoder.
+
+Parameters carry the names of Hugging Face's Whisper files, so that any `openai/whisper-*` file can be
+the start (see `model.whisper`). Unlike Whisper, the encoder runs at the audio's own length: frames
+beyond a clip's end are masked wherever they could reach a valid one.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# All of Whisper's sizes use heads of 64 dimensions.
+HEAD_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class ModelDimensions:
+    """Sizes of a network; they travel inside its checkpoint.
+
+    Attributes:
+        n_mels: mel bands of the features.
+        audio_positions: longest input, in encoder frames (1500 = 30 s).
+        audio_width, audio_layers: of the encoder.
+        text_positions: longest text, in tokens, prompt included.
+        text_width, text_layers: of the decoder; its width equals the encoder's.
+        vocabulary: tokens of the decoder.
+        ctc_layers: Transformer layers of the CTC head, on top of the encoder.
+        ctc_labels: labels of the CTC head, the blank (0) included.
+    """
+
+    n_mels: int
+    audio_positions: int
+    audio_width: int
+    audio_layers: int
+    text_positions: int
+    text_width: int
+    text_layers: int
+    vocabulary: int
+    ctc_layers: int
+    ctc_labels: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            minimum = 0 if name in ("ctc_layers",) else 1
+            if not isinstance(value, int) or value < minimum:
+                raise ValueError(f"{name} is {value!r}; it must be an integer >= {minimum}")
+        if self.audio_width != self.text_width or self.audio_width % HEAD_WIDTH:
+            raise ValueError(
+                f"audio_width is {self.audio_width} and text_width {self.text_width}; "
+                f"they must be equal and a multiple of {HEAD_WIDTH}"
+            )
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Sinusoidal positions (length, width) with Whisper's spacing (max timescale 10,000)."""
+    rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * torch.arange(width // 2))
+    angles = torch.arange(length)[:, None] * rates[None, :]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def frame_mask(frames: Tensor, length: int) -> Tensor | None:
+    """True for valid frames, bool (batch, length); None if all are, which lets attention run faster."""
+    if int(frames.min()) >= length:
+        return None
+    return torch.arange(length, device=frames.device)[None, :] < frames[:, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention as in Whisper: no bias on the key projection."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = width // HEAD_WIDTH
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(batch, length, width) → (batch, heads, length, HEAD_WIDTH)."""
+        return x.unflatten(-1, (self.heads, HEAD_WIDTH)).transpose(1, 2)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of `x`, each (batch, heads, length, HEAD_WIDTH)."""
+        return self.split(self.k_proj(x)), self.split(self.v_proj(x))
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
+    ) -> Tensor:
+        """Attend from `x` (batch, length, width); `mask` is True where a key may be seen."""
+        mixed = F.scaled_dot_product_attention(
+            self.split(self.q_proj(x)), keys, values, attn_mask=mask, is_causal=causal
+        )
+        return self.out_proj(mixed.transpose(1, 2).flatten(-2))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(width)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """`x` (batch, frames, width); `mask` (batch, 1, 1, frames), True for valid keys."""
+        normed = self.self_attn_layer_norm(x)
+        x = x + self.self_attn(normed, *self.self_attn.keys_values(normed), mask)
+        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm causal self-attention, attention to the encoder, feed-forward."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(width)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.encoder_attn = Attention(width)
+        self.encoder_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+
+class Encoder(nn.Module):
+    """Log-mel features to one vector every 20 ms."""
+
+    embed_positions: Tensor
+
+    def __init__(self, dims: ModelDimensions) -> None:
+        super().__init__()
+        width = dims.audio_width
+        self.conv1 = nn.Conv1d(dims.n_mels, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        positions = sinusoids(dims.audio_positions, width)
+        self.register_buffer("embed_positions", positions, persistent=False)
+        self.layers = nn.ModuleList(EncoderLayer(width) for _ in range(dims.audio_layers))
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor, frames: Tensor) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            features: (batch, n_mels, 2 * length), see `model.features.LogMel`.
+            frames: int64 (batch,), valid encoder frames of each clip, at most `length`.
+
+        Returns:
+            (batch, length, width); what lies beyond a clip's frames is meaningless.
+
+        Raises:
+            ValueError: the input is longer than the network's positions.
+        """
+        length = features.shape[-1] // 2
+        if length > len(self.embed_positions):
+            raise ValueError(
+                f"the input has {length} encoder frames; "
+                f"this network takes at most {len(self.embed_positions)}"
+            )
+        mask = frame_mask(frames, length)
+        x = features.to(self.conv1.weight.dtype)
+        if mask is None:
+            x = F.gelu(self.conv2(F.gelu(self.conv1(x))))
+        else:
+            # Each convolution looks one frame past the clip's end, where it must find the zeros that
+            # it finds when the clip is alone.
+            halves = mask.repeat_interleave(2, dim=1)[:, None, :]
+            x = F.gelu(self.conv1(x * halves)) * halves
+            x = F.gelu(self.conv2(x))
+        x = x.transpose(1, 2) + self.embed_positions[:length].to(x.dtype)
+        key_mask = None if mask is None else mask[:, None, None, :]
+        for layer in self.layers:
+            x = layer(x, key_mask)
+        return self.layer_norm(x)
+
+
+@dataclass
+class DecoderCache:
+    """What the decoder remembers of a batch while it writes; all rows are at the same position.
+
+    Attributes:
+        audio: for each layer, keys and values of the encoder's output.
+        text: for each layer, keys and values of the tokens so far.
+        mask: bool (batch, 1, 1, frames), True for valid frames; None if all are.
+    """
+
+    audio: list[tuple[Tensor, Tensor]]
+    text: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only the given rows (int64), in their order."""
+        self.audio = [(k[rows], v[rows]) for k, v in self.audio]
+        self.text = [(k[rows], v[rows]) for k, v in self.text]
+        self.mask = None if self.mask is None else self.mask[rows]
+
+
+class Decoder(nn.Module):
+    """Writes the text, token by token, from the encoder's output."""
+
+    def __init__(self, dims: ModelDimensions) -> None:
+        super().__init__()
+        width = dims.text_width
+        self.embed_tokens = nn.Embedding(dims.vocabulary, width)
+        self.embed_positions = nn.Embedding(dims.text_positions, width)
+        self.layers = nn.ModuleList(DecoderLayer(width) for _ in range(dims.text_layers))
+        self.layer_norm = nn.LayerNorm(width)
+
+    def start(self, encoded: Tensor, frames: Tensor) -> DecoderCache:
+        """Begin a batch: `encoded` (batch, length, width) with `frames` (batch,) valid ones each."""
+        mask = frame_mask(frames, encoded.shape[1])
+        return DecoderCache(
+            audio=[layer.encoder_attn.keys_values(encoded) for layer in self.layers],
+            text=[],
+            mask=None if mask is None else mask[:, None, None, :],
+        )
+
+    def forward(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """Feed the next tokens and remember them.
+
+        Args:
+            tokens: int64 (batch, length). Several at a time only at the start (a prompt, or a whole
+                text in training): each sees itself and those before it.
+            cache: from `start`; grows by `length`.
+
+        Returns:
+            Scores of the next token after each, (batch, length, vocabulary).
+
+        Raises:
+            ValueError: the text grows longer than the network's positions.
+        """
+        first = not cache.text
+        past = 0 if first else cache.text[0][0].shape[2]
+        length = tokens.shape[1]
+        if past + length > self.embed_positions.num_embeddings:
+            raise ValueError(
+                f"the text has {past + length} tokens; "
+                f"this network takes at most {self.embed_positions.num_embeddings}"
+            )
+        assert first or length == 1
+        x = self.embed_tokens(tokens) + self.embed_positions.weight[past : past + length]
+        for i, layer in enumerate(self.layers):
+            normed = layer.self_attn_layer_norm(x)
+            keys, values = layer.self_attn.keys_values(normed)
+            if first:
+                cache.text.append((keys, values))
+            else:
+                old_keys, old_values = cache.text[i]
+                keys = torch.cat([old_keys, keys], dim=2)
+                values = torch.cat([old_values, values], dim=2)
+                cache.text[i] = (keys, values)
+            x = x + layer.self_attn(normed, keys, values, None, causal=length > 1)
+            x = x + layer.encoder_attn(
+                layer.encoder_attn_layer_norm(x), *cache.audio[i], cache.mask
+            )
+            x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
+        return F.linear(self.layer_norm(x), self.embed_tokens.weight)
+
+
+class CTCHead(nn.Module):
+    """Encoder output to log-probabilities of characters, one row every 20 ms; label 0 is the blank."""
+
+    def __init__(self, dims: ModelDimensions) -> None:
+        super().__init__()
+        width = dims.audio_width
+        self.layers = nn.ModuleList(EncoderLayer(width) for _ in range(dims.ctc_layers))
+        self.layer_norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, dims.ctc_labels)
+
+    def forward(self, encoded: Tensor, frames: Tensor) -> Tensor:
+        """(batch, length, width) → float32 log-probabilities (batch, length, labels)."""
+        mask = frame_mask(frames, encoded.shape[1])
+        key_mask = None if mask is None else mask[:, None, None, :]
+        for layer in self.layers:
+            encoded = layer(encoded, key_mask)
+        return self.output(self.layer_norm(encoded)).float().log_softmax(-1)
+
+
+class Network(nn.Module):
+    """Encoder, decoder and CTC head.
+
+    Args:
+        dims: the sizes. Parameters start random (normal, 0.02, as in GPT-2; norms at identity).
+    """
+
+    def __init__(self, dims: ModelDimensions) -> None:
+        super().__init__()
+        self.dims = dims
+        self.encoder = Encoder(dims)
+        self.decoder = Decoder(dims)
+        self.ctc = CTCHead(dims)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+                if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
