@@ -30,6 +30,7 @@ class Utterance:
     text: str
     speaker: str | None = None
     label: str | None = None  # where the text comes from, as "human" or "pseudo"
+    written: str | None = None  # `text` as it would be written, with capitals and punctuation
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
                 entry["speaker"] = utterance.speaker
             if utterance.label is not None:
                 entry["label"] = utterance.label
+            if utterance.written is not None:
+                entry["written"] = utterance.written
             file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
 
 
@@ -166,6 +169,7 @@ def _utterance(line: bytes, folder: Path) -> Utterance:
         text=_string(entry, "text"),
         speaker=_optional_string(entry, "speaker"),
         label=_optional_string(entry, "label"),
+        written=_optional_string(entry, "written"),
     )
 
 
