@@ -1,0 +1,43 @@
+"""Command lines made from configuration classes."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from jsonargparse import ArgumentParser
+from pydantic import BaseModel, ValidationError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def parse_config(
+    config: type[Config],
+    prog: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    several: Sequence[str] = (),
+) -> Config:
+    """Read `config` from the command line, and from a YAML file given as `--config`.
+
+    The fields named in `several` take any number of words (`--input A B`). A wrong value, an
+    unknown key or a set of values that the class refuses ends the process with status 2 and a
+    message, as argparse does.
+    """
+    parser = ArgumentParser(prog=prog, description=config.__doc__)
+    parser.add_argument("--config", action="config", help="YAML file with any of these values")
+    for name in several:
+        field = config.model_fields[name]
+        parser.add_argument(f"--{name}", nargs="+", type=str, help=field.description)
+    parser.add_class_arguments(config, skip=set(several))
+    values = parser.parse_args(arguments).as_dict()
+    del values["config"]
+    for name in several:
+        if values[name] is None:  # not given: the class has the default
+            del values[name]
+    try:
+        return config(**values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, problem['loc'])) or 'together'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        parser.error("; ".join(problems))
