@@ -72,12 +72,13 @@ class CorpusStatistics(BaseModel):
     corrected_durations: int
 
 
-def fingerprint(contents: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 over the (text, SHA-256 of the audio file) pairs, whatever their order or place."""
-    digest = hashlib.sha256()
-    for text, audio in sorted(contents):
-        digest.update(json.dumps([text, audio]).encode() + b"\n")
-    return digest.hexdigest()
+def fingerprint(contents: Iterable[tuple[Utterance, str]]) -> str:
+    """SHA-256 of the texts and the audio files, whatever their order and place.
+
+    `contents` gives each utterance with the SHA-256 of its audio file.
+    """
+    lines = [json.dumps([entry.text, entry.written, audio]) for entry, audio in contents]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def corpus_statistics(

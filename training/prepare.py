@@ -219,7 +219,7 @@ def prepare(config: PrepareConfig, *, progress: bool = False) -> Prepared:
     statistics = corpus_statistics(
         utterances,
         fingerprints={
-            name: fingerprint((entry.utterance.text, entry.audio_sha256) for entry in found)
+            name: fingerprint((entry.utterance, entry.audio_sha256) for entry in found)
             for name, found in splits.items()
         },
         rejected=Counter(refusal.kind for refusal in refusals),

@@ -118,15 +118,14 @@ text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
         st.tuples(
             st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
             text,
-            st.none() | text,
-            st.none() | text,
+            *[st.none() | text] * 3,
         ),
         max_size=4,
     )
 )
 def test_what_is_written_is_read_back_exactly(
     tmp_path_factory: pytest.TempPathFactory,
-    entries: list[tuple[float, str, str | None, str | None]],
+    entries: list[tuple[float, str, str | None, str | None, str | None]],
 ) -> None:
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "audio").mkdir()
