@@ -22,6 +22,7 @@ import numpy as np
 import soundfile
 import torch
 from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.container import InputContainer
 from numpy.typing import NDArray
 from torch import Tensor
@@ -32,9 +33,8 @@ LOWEST_RATE, HIGHEST_RATE = 4_000, 768_000
 
 _ACCEPTED = "WAV, FLAC, MP3, Ogg, m4a, mp4 or webm"
 _BLOCK = 2**18  # values (frames x channels) read at once: 1 MiB of float32
-_MISSING_SECONDS = (
-    0.1  # headers are often a few samples off; less than this missing is no cut
-)
+_MISSING_SECONDS = 0.1  # headers are often a few samples off; less than this missing is no cut
+_PACKETS_A_SECOND = 1000  # codecs have 400 at most; a file of tiny packets would take hours
 _LARGEST_SAMPLE = 2.0**40  # its square, summed over a window, still fits in float32
 
 
@@ -220,9 +220,7 @@ def _open_wav(file: BinaryIO, size: int) -> _Recording:
     data = _find_wav_data(file, size)
     file.seek(0)
     if data is None:
-        raise TruncatedAudio(
-            f"the WAV ends after {size:,} bytes, before its sound; send it whole"
-        )
+        raise TruncatedAudio(f"the WAV ends after {size:,} bytes, before its sound; send it whole")
     if data.streamed:
         # FFmpeg reads to the end of the file whatever the header says; libsndfile not always.
         return _open_ffmpeg(file, size)
@@ -234,10 +232,7 @@ def _open_wav(file: BinaryIO, size: int) -> _Recording:
         file.seek(0)
         return _open_ffmpeg(file, size)  # a codec that libsndfile does not know
     seconds = sound.frames / sound.samplerate
-    if (
-        data.declared > data.held
-        and seconds * (data.declared / data.held - 1) > _MISSING_SECONDS
-    ):
+    if data.declared > data.held and seconds * (data.declared / data.held - 1) > _MISSING_SECONDS:
         raise _truncated_wav(data)
     return _Recording(seconds, _wav_blocks(sound))
 
@@ -278,9 +273,7 @@ def _find_wav_data(file: BinaryIO, size: int) -> _WavData | None:
         if name == b"data":
             held = size - position
             # Who writes into a pipe cannot know the length: 0, or about 2 or 4 GiB stand there.
-            streamed = length >= 2**31 - 2**16 or (
-                length == 0 and not _are_chunks(file, size)
-            )
+            streamed = length >= 2**31 - 2**16 or (length == 0 and not _are_chunks(file, size))
             return _WavData(length, held, streamed)
         position += length + length % 2
     return None
@@ -320,20 +313,17 @@ def _open_ffmpeg(file: BinaryIO, size: int) -> _Recording:
     except av.FFmpegError as error:
         raise _why_unreadable(file, size) from error
     if not container.streams.audio:
-        kinds = (
-            ", ".join(sorted({stream.type for stream in container.streams}))
-            or "nothing"
-        )
-        raise NoAudioStream(
-            f"the file holds {kinds} but no sound; send one with an audio track"
-        )
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise NoAudioStream(f"the file holds {kinds} but no sound; send one with an audio track")
+    codec = container.streams.audio[0].codec_context
+    if codec is None or codec.name not in _CODECS.split(","):
+        name = "an unknown codec" if codec is None else codec.name
+        raise NotAudio(f"the sound is coded with {name}, which is not read; send {_ACCEPTED}")
     declared = _declared_seconds(container, states_frames)
     return _Recording(declared, _ffmpeg_blocks(container, declared))
 
 
-def _declared_seconds(
-    container: InputContainer, mp3_states_frames: bool
-) -> float | None:
+def _declared_seconds(container: InputContainer, mp3_states_frames: bool) -> float | None:
     """What the header says, and nothing that FFmpeg estimates from the bit rate."""
     stream = container.streams.audio[0]
     name = container.format.name
@@ -343,9 +333,7 @@ def _declared_seconds(
             return None
         return container.duration / av.time_base
     states_length = (
-        name.startswith("mov")
-        or name == "flac"
-        or (name == "mp3" and mp3_states_frames)
+        name.startswith("mov") or name == "flac" or (name == "mp3" and mp3_states_frames)
     )
     if not (states_length and stream.duration and stream.time_base):
         return None
@@ -356,67 +344,73 @@ def _ffmpeg_blocks(
     container: InputContainer, declared: float | None
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     stream = container.streams.audio[0]
-    stream.codec_context.options = {
-        "max_samples": str(_BLOCK)
-    }  # no frame expands without bound
-    start = 0.0
-    if (
-        stream.start_time
-        and stream.time_base
-        and not container.format.name.startswith("matroska")
-    ):
-        start = float(
-            stream.start_time * stream.time_base
-        )  # Matroska's duration counts from 0
-    reached, decoded, damaged = 0.0, 0, 0
+    stream.codec_context.options = {"max_samples": str(_BLOCK)}  # no packet grows without bound
+    tick = float(stream.time_base or 0)
+    from_zero = container.format.name.startswith("matroska")  # where its duration counts from
+    start = 0 if from_zero or stream.start_time is None else stream.start_time
+    packers: dict[tuple[str, str, int], AudioResampler] = {}
+    reached = seconds = 0.0
+    count = damaged = 0
     with container:
         packets = container.demux(stream)
         while True:
+            count += 1
+            if count > _PACKETS_A_SECOND * (1 + seconds):
+                raise NotAudio(
+                    f"{count:,} packets hold no more than {seconds:.2f} s of sound; "
+                    "the file is damaged"
+                )
             try:
                 packet = next(packets, None)
                 if packet is None:
                     break
-                frames = packet.decode()
-            except av.FFmpegError:
-                damaged += (
-                    1  # a lost packet is a click; where many are lost, `reached` tells
-                )
+                frames = [part for frame in packet.decode() for part in _packed(frame, packers)]
+            except (av.FFmpegError, IndexError):  # the latter: PyAV, at a stream that starts late
+                damaged += 1  # one lost packet is a click; where many are, `reached` tells
                 continue
             for frame in frames:
-                decoded += 1
                 yield frame.sample_rate, _to_mono(frame)
+                seconds += frame.samples / frame.sample_rate
             if packet.pts is not None:
-                end = (
-                    float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                    - start
-                )
-                reached = max(reached, end)
+                reached = max(reached, (packet.pts + (packet.duration or 0) - start) * tick)
     if declared is not None and reached < declared - _MISSING_SECONDS:
         raise TruncatedAudio(
             f"the file holds {reached:.2f} s of the {declared:.2f} s of sound that it declares; "
             "send it whole"
         )
-    if damaged > decoded:
+    if damaged > count / 2:
         raise NotAudio(
-            f"{damaged:,} of {damaged + decoded:,} packets of {stream.codec_context.name} sound "
+            f"{damaged:,} of {count:,} packets of {stream.codec_context.name} sound "
             "cannot be decoded; the file is damaged"
         )
 
 
+def _packed(
+    frame: AudioFrame, packers: dict[tuple[str, str, int], AudioResampler]
+) -> list[AudioFrame]:
+    """Interleaves 8 planes or more: PyAV (18.1) looks for a null pointer after them, and crashes."""
+    if not frame.format.is_planar or frame.layout.nb_channels < 8:
+        return [frame]
+    shape = frame.format.name, frame.layout.name, frame.sample_rate
+    if shape not in packers:
+        packers[shape] = AudioResampler(format="flt")
+    return packers[shape].resample(frame)
+
+
 def _to_mono(frame: AudioFrame) -> NDArray[np.float32]:
     data = frame.to_ndarray()
+    channels = frame.layout.nb_channels
     if not frame.format.is_planar:
-        data = data.reshape(-1, frame.layout.nb_channels).T
-    if data.dtype.kind == "u":
-        data = data.astype(np.float32) - 128
-        full_scale = 128.0
-    elif data.dtype.kind == "i":
-        full_scale = 2.0 ** (8 * data.dtype.itemsize - 1)
-    else:
-        full_scale = 1.0
+        data = data.reshape(-1, channels).T
+    if data.dtype == np.float32 and channels == 1:
+        return np.ascontiguousarray(data[0])
     with np.errstate(invalid="ignore", over="ignore"):
-        mono = data.mean(axis=0, dtype=np.float64) / full_scale
-        return np.asarray(mono, dtype=np.float32)
+        mono = data.mean(axis=0, dtype=np.float64)
+        if data.dtype.kind == "u":
+            mono = mono / 128 - 1
+        elif data.dtype.kind == "i":
+            mono = mono / 2.0 ** (8 * data.dtype.itemsize - 1)
+        return mono.astype(np.float32)
 
 
 def _has_xing(file: BinaryIO) -> bool:
@@ -425,9 +419,7 @@ def _has_xing(file: BinaryIO) -> bool:
     head = file.read(10)
     tag = 0
     if head[:3] == b"ID3":  # its size: four bytes of seven bits
-        tag = 10 + sum(
-            (byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0))
-        )
+        tag = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0)))
     file.seek(tag)
     frame = file.read(2048)
     return b"Xing" in frame or b"Info" in frame
@@ -449,9 +441,7 @@ def _check_last_ogg_page(file: BinaryIO, size: int) -> None:
     segments = tail[page + 27 : page + 27 + header[26]] if len(header) == 27 else b""
     whole = len(header) == 27 and len(segments) == header[26]
     if not whole or page + 27 + len(segments) + sum(segments) > len(tail):
-        raise TruncatedAudio(
-            f"the Ogg ends after {size:,} bytes in mid-page; send it whole"
-        )
+        raise TruncatedAudio(f"the Ogg ends after {size:,} bytes in mid-page; send it whole")
 
 
 def _why_unreadable(file: BinaryIO, size: int) -> AudioError:
