@@ -1,0 +1,82 @@
+"""The entry point that TorchServe loads from the archive; it only translates.
+
+TorchServe's contract: `initialize` once in each worker, then `handle` for each batch with one
+answer for each item, in order. An exception or a wrong count would fail the whole batch.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handler.batch import BatchTranscriber, DeviceLost, Item
+from handler.config import read_handler_config, workers_of
+from handler.cpus import threads_for_worker
+from handler.metrics import report
+from handler.transport import Part, keep_parts_as_sent, request_headers
+from model.recognizer import Recognizer
+
+logger = logging.getLogger(__name__)
+
+
+class AsrHandler:
+    """One worker: a recognizer and the translation to and from TorchServe."""
+
+    def __init__(self) -> None:
+        self._transcriber: BatchTranscriber | None = None
+
+    def initialize(self, context: Any) -> None:
+        """Load the checkpoint beside this file and warm it up; READY comes after.
+
+        Raises:
+            pydantic.ValidationError: for a wrong `handler:` section.
+            model.checkpoint.CheckpointError: for a damaged checkpoint.
+        """
+        config = read_handler_config(context.model_yaml_config)
+        threads = config.cpu_threads or threads_for_worker(workers_of(context.model_yaml_config))
+        # Before the first operation: torch would take all cores for each worker.
+        torch.set_num_threads(threads)
+        torch.set_num_interop_threads(1)
+
+        properties = context.system_properties
+        device: str = config.device
+        if device != "cpu" and torch.cuda.is_available() and properties["gpu_id"] is not None:
+            device = f"cuda:{properties['gpu_id']}"
+        recognizer = Recognizer.load(
+            Path(properties["model_dir"]) / config.checkpoint,
+            device=device,
+            dtype=config.dtype,
+            max_batch_seconds=config.max_batch_seconds,
+        )
+        transcriber = BatchTranscriber(recognizer, config, threads)
+        transcriber.warm_up(config.warmup_seconds)
+        keep_parts_as_sent()
+        self._transcriber = transcriber
+        logger.info("Ready on %s with %d CPU threads", recognizer.device, threads)
+
+    def handle(self, data: list[list[Part]], context: Any) -> list[str]:
+        """Answer one batch."""
+        assert self._transcriber is not None, "TorchServe calls initialize first"
+        items = [
+            Item(
+                context.get_request_id(index),
+                parts,
+                request_headers(context.get_all_request_header(index)),
+            )
+            for index, parts in enumerate(data)
+        ]
+        try:
+            batch = self._transcriber.answer(items)
+        except DeviceLost as error:
+            # No later request could succeed in this process. TorchServe answers this batch with
+            # 500 and starts a new worker only when the process ends.
+            logger.critical("Leaving, so that TorchServe starts a new worker: %s", error)
+            raise SystemExit(1) from error
+        for index, answer in enumerate(batch.answers):
+            context.set_response_content_type(index, answer.content_type)
+            context.set_response_status(answer.status, answer.status.phrase, index)
+            if answer.status == answer.status.SERVICE_UNAVAILABLE:
+                context.set_response_header(index, "Retry-After", "1")
+        report(batch, context.metrics)
+        return [answer.body for answer in batch.answers]

@@ -1,0 +1,224 @@
+"""One batch of requests into one batch of answers, where a bad item costs only itself."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from handler.config import HandlerConfig
+from handler.errors import RequestError, error_body
+from handler.request import Options, Served, parse_request
+from handler.transport import Part
+from model.audio import SAMPLE_RATE, AudioError, AudioTooLarge, AudioTooLong, load_audio
+from model.recognizer import LANGUAGES, BatchResult, Recognizer, TranscribeOptions
+from model.transcript import CONTENT_TYPES, Transcript, render
+
+JSON_TYPE = "application/json"
+# Formats that show times; their segments and cues follow the words.
+WITH_TIMES = frozenset({"verbose_json", "srt", "vtt"})
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One request of a batch as the transport gave it."""
+
+    request_id: str
+    parts: Sequence[Part]
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One HTTP answer; `error` is the error's type, None when the text is there."""
+
+    body: str
+    content_type: str = JSON_TYPE
+    status: HTTPStatus = HTTPStatus.OK
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class BatchAnswer:
+    """The answers in the order of the requests, and what they took; times in seconds."""
+
+    answers: list[Answer]
+    decode_seconds: float
+    model_seconds: float
+    audio_seconds: float
+    padded_seconds: float
+
+
+class DeviceLost(RuntimeError):
+    """The GPU refuses all further work in this process; only a new worker helps."""
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    request_id: str
+    options: Options
+    waveform: Tensor
+
+
+@dataclass
+class _Totals:
+    audio_seconds: float = 0.0
+    padded_seconds: float = 0.0
+    transcripts: list[Transcript | Answer] = field(default_factory=list)
+
+    def add(self, result: BatchResult) -> None:
+        self.transcripts += result.transcripts
+        self.audio_seconds += result.audio_seconds
+        self.padded_seconds += result.padded_seconds
+
+
+class BatchTranscriber:
+    """Answers batches with one recognizer; decodes in `threads` threads."""
+
+    def __init__(self, recognizer: Recognizer, config: HandlerConfig, threads: int) -> None:
+        self._recognizer = recognizer
+        self._limits = config.audio_limits
+        language = recognizer.config.language
+        self._served = Served(config.model_names, (language, LANGUAGES.get(language, language)))
+        # A thread decodes one file, so torch's resampling must not start threads of its own.
+        self._pool = ThreadPoolExecutor(
+            threads, "decode", initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    def answer(self, items: Sequence[Item]) -> BatchAnswer:
+        """Answer every item: its text, its own 4xx, or its own 5xx.
+
+        Raises:
+            DeviceLost: when the GPU is gone for this process; nothing can be answered.
+        """
+        start = time.perf_counter()
+        read = list(self._pool.map(self._read, items))
+        decoded = [item for item in read if isinstance(item, _Decoded)]
+        decode_seconds = time.perf_counter() - start
+
+        start = time.perf_counter()
+        totals = self._transcribe(decoded)
+        model_seconds = time.perf_counter() - start
+
+        rendered = iter(map(_render, decoded, totals.transcripts))
+        return BatchAnswer(
+            answers=[item if isinstance(item, Answer) else next(rendered) for item in read],
+            decode_seconds=decode_seconds,
+            model_seconds=model_seconds,
+            audio_seconds=totals.audio_seconds,
+            padded_seconds=totals.padded_seconds,
+        )
+
+    def _read(self, item: Item) -> _Decoded | Answer:
+        def read() -> _Decoded:
+            request = parse_request(item.parts, item.headers, self._served)
+            waveform = load_audio(request.audio, self._limits)
+            return _Decoded(item.request_id, request.options, waveform)
+
+        return _guarded(read, f"reading request {item.request_id}")
+
+    def _transcribe(self, decoded: Sequence[_Decoded]) -> _Totals:
+        totals = _Totals()
+        if not decoded:
+            return totals
+        ids = ", ".join(item.request_id for item in decoded)
+        whole = _guarded(partial(self._recognize, decoded), f"transcribing {ids}")
+        if not isinstance(whole, Answer):
+            totals.add(whole)
+        elif len(decoded) == 1:
+            totals.transcripts.append(whole)
+        else:
+            # One item poisons the call for all; alone, it fails alone.
+            for item in decoded:
+                what = f"transcribing {item.request_id} alone"
+                single = _guarded(partial(self._recognize, [item]), what)
+                if isinstance(single, Answer):
+                    totals.transcripts.append(single)
+                else:
+                    totals.add(single)
+        return totals
+
+    def _recognize(self, decoded: Sequence[_Decoded]) -> BatchResult:
+        return self._recognizer.transcribe(
+            [item.waveform for item in decoded],
+            [
+                TranscribeOptions(
+                    mode=item.options.mode,
+                    word_timestamps=item.options.response_format in WITH_TIMES,
+                )
+                for item in decoded
+            ],
+        )
+
+    def warm_up(self, seconds: Sequence[float]) -> None:
+        """Run both modes on noise of these lengths, alone and together, so that no caller waits."""
+        generator = torch.Generator().manual_seed(0)
+        noise = [
+            0.01 * torch.randn(int(length * SAMPLE_RATE), generator=generator) for length in seconds
+        ]
+        for options in (TranscribeOptions("accurate", True), TranscribeOptions("fast", True)):
+            for waveform in noise:
+                self._recognizer.transcribe([waveform], options)
+            self._recognizer.transcribe(noise, options)
+
+
+def _guarded(work: Callable[[], Result], what: str) -> Result | Answer:
+    """Do `work`; return the answer its failure deserves."""
+    try:
+        return work()
+    except RequestError as error:
+        return _error(error.status, error.type, str(error), error.param)
+    except AudioError as error:
+        too_large = isinstance(error, AudioTooLong | AudioTooLarge)
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_large else HTTPStatus.BAD_REQUEST
+        return _error(status, error.code, str(error), "file")
+    except (MemoryError, torch.OutOfMemoryError):
+        logger.exception("Out of memory while %s", what)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return _error(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "out_of_memory",
+            "the server has no memory for this recording now; try again, or send it in parts",
+        )
+    except Exception as error:
+        logger.exception("Unexpected error while %s", what)
+        if is_device_lost(error):
+            raise DeviceLost(str(error)) from error
+        return _error(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "the server failed on this recording; its log says why under the answer's x-request-id",
+        )
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Tell a CUDA error that outlives its call (an assert on the device, an illegal address)."""
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+
+
+def _render(item: _Decoded, transcript: Transcript | Answer) -> Answer:
+    if isinstance(transcript, Answer):
+        return transcript
+    options = item.options
+    granularities = options.timestamp_granularities or ("segment",)
+    return _guarded(
+        lambda: Answer(
+            render(transcript, options.response_format, granularities),
+            CONTENT_TYPES[options.response_format],
+        ),
+        f"rendering {item.request_id}",
+    )
+
+
+def _error(status: HTTPStatus, type: str, message: str, param: str | None = None) -> Answer:
+    return Answer(error_body(type, message, param), JSON_TYPE, status, type)

@@ -1,0 +1,40 @@
+"""What goes wrong with one request, in the words the caller reads."""
+
+import json
+from http import HTTPStatus
+
+MAX_QUOTED = 80
+
+
+class RequestError(ValueError):
+    """The caller asked for something that cannot be done.
+
+    Attributes:
+        type: a stable word for programs, e.g. "invalid_value".
+        param: the field at fault, or None when it is the request as a whole.
+        status: the HTTP status, a 4xx.
+    """
+
+    def __init__(
+        self,
+        type: str,
+        message: str,
+        *,
+        param: str | None = None,
+        status: HTTPStatus = HTTPStatus.BAD_REQUEST,
+    ) -> None:
+        super().__init__(message)
+        self.type = type
+        self.param = param
+        self.status = status
+
+
+def error_body(type: str, message: str, param: str | None = None) -> str:
+    """Return the JSON that every error answer carries; ASCII, whatever the message quotes."""
+    return json.dumps({"error": {"type": type, "message": message, "param": param}})
+
+
+def quoted(value: object) -> str:
+    """Return a value as an error message may show it: one line, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."

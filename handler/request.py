@@ -1,0 +1,281 @@
+"""What one caller asked for: the audio and the options, however they were sent.
+
+Three ways in, all the same options: the file as the raw body with options in `X-Steno-*` headers
+(TorchServe drops the query string), a multipart form with OpenAI's field names, and JSON with
+base64 audio. A field that is unknown, given twice, or impossible is an error and never ignored.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Literal, NoReturn, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+from handler.errors import RequestError, quoted
+from handler.transport import Part
+from model.recognizer import Mode
+from model.transcript import ResponseFormat
+
+Granularity = Literal["word", "segment"]
+
+GRANULARITIES_FIELD = "timestamp_granularities[]"
+HEADER_PREFIX = "x-steno-"
+RAW_BODY_NAMES = frozenset({"body", "data"})
+
+
+@dataclass(frozen=True)
+class Served:
+    """What this endpoint serves: the values of `model` and `language` that can be honoured."""
+
+    models: tuple[str, ...]
+    languages: tuple[str, ...]
+
+
+class Options(BaseModel):
+    """The options of a transcription: OpenAI's names, and our `mode`.
+
+    `model` and `language` are checked against what this endpoint serves. `prompt`, `temperature`
+    and `stream` exist so that clients may send their neutral values; any other value would change
+    the text in a way that we do not offer, and is refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    model: str | None = None
+    language: str | None = None
+    prompt: str = ""
+    response_format: ResponseFormat = "json"
+    temperature: float = 0.0
+    timestamp_granularities: tuple[Granularity, ...] = ()
+    stream: bool = False
+    mode: Mode = "accurate"
+
+    @field_validator("model")
+    @classmethod
+    def _served_model(cls, value: str | None, info: ValidationInfo[Served]) -> str | None:
+        return _one_of(value, info.context.models)
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, value: str | None, info: ValidationInfo[Served]) -> str | None:
+        return _one_of(value and value.lower(), info.context.languages)
+
+    @field_validator("prompt")
+    @classmethod
+    def _no_prompt(cls, value: str) -> str:
+        if value:
+            raise ValueError("a prompt is not supported; leave it out or empty")
+        return value
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy(cls, value: float) -> float:
+        if value != 0:
+            raise ValueError("only 0 is supported: the search is greedy")
+        return value
+
+    @field_validator("stream")
+    @classmethod
+    def _whole_answer(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("only false is supported: the answer comes as a whole")
+        return value
+
+    @field_validator("timestamp_granularities")
+    @classmethod
+    def _granularities_fit(
+        cls, value: tuple[Granularity, ...], info: ValidationInfo
+    ) -> tuple[Granularity, ...]:
+        # A response_format that failed its own check is absent here and reported by itself.
+        response_format = info.data.get("response_format", "verbose_json")
+        if value and response_format != "verbose_json":
+            raise ValueError(
+                f"only response_format=verbose_json has timestamps to choose; got {response_format}"
+            )
+        return value
+
+
+OPTION_NAMES = tuple(Options.model_fields)
+
+
+@dataclass(frozen=True)
+class TranscriptionRequest:
+    """One request, checked: the file's bytes as they came, and the options."""
+
+    audio: bytes | bytearray
+    options: Options
+
+
+def parse_request(
+    parts: Sequence[Part], headers: Mapping[str, str], served: Served
+) -> TranscriptionRequest:
+    """Read one request.
+
+    Args:
+        parts: what TorchServe made of the body, in the order of the wire.
+        headers: the request's headers; their names may have any case.
+        served: which models and languages may be asked for.
+
+    Raises:
+        RequestError: naming the field, its value, and what would be right.
+    """
+    folded = {name.lower(): value for name, value in headers.items()}
+    media_type = folded.get("content-type", "").split(";")[0].strip().lower()
+    if media_type == "application/x-www-form-urlencoded":
+        # What `curl --data-binary` sends by default. TorchServe has parsed the audio as a form,
+        # and the bytes are lost.
+        raise RequestError(
+            "unsupported_media_type",
+            "Content-Type application/x-www-form-urlencoded cannot carry audio; send the file "
+            "with Content-Type: application/octet-stream, or as multipart/form-data",
+            status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        )
+    in_headers = _header_options(folded)
+    if media_type == "application/json":
+        audio, in_body = _read_json(parts)
+    elif _is_raw(parts, media_type):
+        audio, in_body = parts[0].value, []
+    else:
+        audio, in_body = _read_form(parts)
+    return TranscriptionRequest(audio, _check_options([*in_headers, *in_body], served))
+
+
+def _is_raw(parts: Sequence[Part], media_type: str) -> bool:
+    return (
+        media_type != "multipart/form-data" and len(parts) == 1 and parts[0].name in RAW_BODY_NAMES
+    )
+
+
+def _header_options(headers: Mapping[str, str]) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for header, value in headers.items():
+        if not header.startswith(HEADER_PREFIX):
+            continue
+        name = header.removeprefix(HEADER_PREFIX).replace("-", "_")
+        if name == "timestamp_granularities":
+            pairs += [(name, item.strip()) for item in value.split(",")]
+        else:
+            pairs.append((name, value))
+    return pairs
+
+
+def _read_form(parts: Iterable[Part]) -> tuple[bytes | bytearray, list[tuple[str, Any]]]:
+    files: list[bytes | bytearray] = []
+    pairs: list[tuple[str, Any]] = []
+    for part in parts:
+        if part.name == "file":
+            files.append(part.value)
+            continue
+        try:
+            pairs.append((part.name, part.value.decode("utf-8")))
+        except UnicodeDecodeError as error:
+            raise RequestError(
+                "invalid_value", f"{part.name} is not UTF-8 text: {error}", param=part.name
+            ) from error
+    if len(files) != 1:
+        raise RequestError(
+            "repeated_field" if files else "missing_field",
+            f"the form has {len(files)} fields named 'file'; send exactly one, with the audio",
+            param="file",
+        )
+    return files[0], pairs
+
+
+def _read_json(parts: Sequence[Part]) -> tuple[bytes | bytearray, list[tuple[str, Any]]]:
+    body = parts[0].value if parts else b""
+    try:
+        pairs = json.loads(body, object_pairs_hook=_JsonObject, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError("invalid_json", f"the body is not JSON: {error}") from error
+    if not isinstance(pairs, _JsonObject):
+        raise RequestError(
+            "invalid_json", 'the body is not a JSON object; send {"audio": "<base64>", ...}'
+        )
+    encoded = [value for name, value in pairs if name == "audio"]
+    if len(encoded) != 1:
+        raise RequestError(
+            "repeated_field" if encoded else "missing_field",
+            f"the object has {len(encoded)} keys named 'audio'; send exactly one, with base64",
+            param="audio",
+        )
+    options: list[tuple[str, Any]] = []
+    for name, value in pairs:
+        if name.removesuffix("[]") == "timestamp_granularities" and isinstance(value, list):
+            options += [(name, item) for item in value]
+        elif name != "audio":
+            options.append((name, value))
+    return _decode_base64(encoded[0]), options
+
+
+class _JsonObject(list[tuple[str, Any]]):
+    """A JSON object as its pairs, so that a repeated key is seen."""
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _decode_base64(encoded: object) -> bytes:
+    if not isinstance(encoded, str):
+        raise RequestError(
+            "invalid_base64", f"audio must be base64 text, got {quoted(encoded)}", param="audio"
+        )
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(
+            "invalid_base64", f"audio is not base64: {error}", param="audio"
+        ) from error
+
+
+def _check_options(pairs: Sequence[tuple[str, Any]], served: Served) -> Options:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        key = name.removesuffix("[]") if name == GRANULARITIES_FIELD else name
+        if key == "timestamp_granularities":
+            fields.setdefault(key, []).append(value)
+        elif key in fields:
+            raise RequestError("repeated_field", f"{name} is given twice; send it once", param=name)
+        else:
+            fields[key] = value
+    try:
+        return Options.model_validate(fields, context=served)
+    except ValidationError as error:
+        raise _as_request_error(error, fields) from error
+
+
+def _as_request_error(error: ValidationError, fields: Mapping[str, Any]) -> RequestError:
+    """Say what was wrong with the first bad field, as a caller can act on it."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    param = GRANULARITIES_FIELD if name == "timestamp_granularities" else name
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(OPTION_NAMES)
+        return RequestError(
+            "unknown_field", f"unknown field {quoted(name)}; the options are: {known}", param=name
+        )
+    value: Any = fields[name]
+    if len(first["loc"]) > 1 and isinstance(value, list):
+        value = value[int(first["loc"][1])]
+    if first["type"] == "literal_error":
+        allowed = get_args(Granularity if param == GRANULARITIES_FIELD else _literal(name))
+        reason = f"the allowed values are: {', '.join(allowed)}"
+    elif first["type"] == "value_error":
+        reason = str(first["ctx"]["error"])
+    else:
+        reason = first["msg"]
+    return RequestError("invalid_value", f"{param} is {quoted(value)}: {reason}", param=param)
+
+
+def _literal(name: str) -> Any:
+    return Options.model_fields[name].annotation
+
+
+def _one_of(value: str | None, allowed: Sequence[str]) -> str | None:
+    if value is not None and value not in allowed:
+        raise ValueError(f"the allowed values are: {', '.join(allowed)}")
+    return value

@@ -1,0 +1,137 @@
+"""What a real server cannot be made to show: a model that fails. The recognizer here is a fake."""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from handler.asr_handler import AsrHandler
+from handler.batch import BatchAnswer, BatchTranscriber, DeviceLost, Item
+from handler.config import HandlerConfig
+from handler.transport import Part
+from model.audio import SAMPLE_RATE
+from model.recognizer import BatchResult, Recognizer, TranscribeOptions
+from model.transcript import Transcript
+
+POISON_SECONDS = 3
+
+
+class FragileRecognizer:
+    """Says how long each clip is; meets `fail` whenever a clip of 3 s is in the call."""
+
+    config = SimpleNamespace(language="en")
+
+    def __init__(self, fail: Callable[[], None]) -> None:
+        self.fail = fail
+        self.calls: list[int] = []
+
+    def transcribe(
+        self, waveforms: Sequence[Tensor], options: Sequence[TranscribeOptions]
+    ) -> BatchResult:
+        self.calls.append(len(waveforms))
+        seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
+        if POISON_SECONDS in seconds:
+            self.fail()
+        transcripts = [Transcript(f"{s:.0f} seconds", "en", s, ()) for s in seconds]
+        return BatchResult(transcripts, sum(seconds), max(seconds) * len(seconds), 0.0)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def wav(seconds: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(seconds * SAMPLE_RATE, np.float32), SAMPLE_RATE, format="WAV")
+    return file.getvalue()
+
+
+def item(body: bytes, number: int = 0) -> Item:
+    return Item(f"request-{number}", [Part("body", "", body)], {"X-Steno-Response-Format": "text"})
+
+
+def transcriber(recognizer: FragileRecognizer) -> BatchTranscriber:
+    return BatchTranscriber(cast(Recognizer, recognizer), HandlerConfig(), threads=2)
+
+
+def answer(recognizer: FragileRecognizer, *bodies: bytes) -> BatchAnswer:
+    items = [item(body, number) for number, body in enumerate(bodies)]
+    return transcriber(recognizer).answer(items)
+
+
+def test_a_bad_file_never_reaches_the_model() -> None:
+    recognizer = FragileRecognizer(raising(AssertionError()))
+    batch = answer(recognizer, wav(1), b"no sound", wav(2))
+    assert recognizer.calls == [2]
+    assert [a.status for a in batch.answers] == [200, 400, 200]
+    assert [a.body.strip() for a in batch.answers[::2]] == ["1 seconds", "2 seconds"]
+    assert (batch.audio_seconds, batch.padded_seconds) == (3, 4)
+
+
+def test_a_batch_of_bad_files_calls_no_model() -> None:
+    recognizer = FragileRecognizer(raising(AssertionError()))
+    batch = answer(recognizer, b"no sound", b"")
+    assert recognizer.calls == []
+    assert [a.error for a in batch.answers] == ["not_audio", "empty_audio"]
+
+
+def test_an_item_that_breaks_the_model_fails_alone_and_is_logged_with_its_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recognizer = FragileRecognizer(raising(RuntimeError("secret path /weights")))
+    with caplog.at_level(logging.ERROR):
+        batch = answer(recognizer, wav(1), wav(POISON_SECONDS), wav(2))
+    assert recognizer.calls == [3, 1, 1, 1]
+    assert [a.status for a in batch.answers] == [200, 500, 200]
+    error = json.loads(batch.answers[1].body)["error"]
+    assert error["type"] == "internal_error"
+    assert "secret" not in error["message"]
+    assert "request-1 alone" in caplog.text
+    assert "secret path" in caplog.text  # the traceback
+    assert batch.audio_seconds == 3  # of what was transcribed
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_an_item_too_large_for_memory_gets_503_alone(error: BaseException) -> None:
+    batch = answer(FragileRecognizer(raising(error)), wav(1), wav(POISON_SECONDS))
+    assert [a.status for a in batch.answers] == [200, HTTPStatus.SERVICE_UNAVAILABLE]
+    assert batch.answers[1].error == "out_of_memory"
+    assert "CUDA" not in batch.answers[1].body
+
+
+def test_a_lost_gpu_is_not_hidden() -> None:
+    recognizer = FragileRecognizer(raising(RuntimeError("CUDA error: device-side assert")))
+    with pytest.raises(DeviceLost):
+        answer(recognizer, wav(1), wav(POISON_SECONDS))
+
+
+class FakeContext:
+    """The part of TorchServe's context that `handle` uses before it answers."""
+
+    def get_request_id(self, index: int) -> str:
+        return f"request-{index}"
+
+    def get_all_request_header(self, index: int) -> dict[str, str]:
+        return {}
+
+
+def test_a_worker_with_a_lost_gpu_ends_so_that_torchserve_starts_a_new_one() -> None:
+    handler = AsrHandler()
+    handler._transcriber = transcriber(
+        FragileRecognizer(raising(RuntimeError("CUDA error: an illegal memory access")))
+    )
+    with pytest.raises(SystemExit) as ended:
+        handler.handle([[Part("body", "", wav(POISON_SECONDS))]], FakeContext())
+    assert ended.value.code == 1

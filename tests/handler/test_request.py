@@ -1,0 +1,225 @@
+import base64
+import json
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handler.errors import RequestError
+from handler.request import Served, TranscriptionRequest, parse_request
+from handler.transport import Part
+
+SERVED = Served(("asr", "whisper-1"), ("en", "english"))
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+JSON = {"content-type": "application/json; charset=utf-8"}
+
+
+def field(name: str, value: str | bytes) -> Part:
+    return Part(name, "", value.encode() if isinstance(value, str) else value)
+
+
+def form(*fields: tuple[str, str | bytes], headers: dict[str, str] | None = None) -> Any:
+    parts = [field(name, value) for name, value in fields]
+    return parse_request(parts, {**FORM, **(headers or {})}, SERVED)
+
+
+def raw(body: bytes, headers: dict[str, str]) -> TranscriptionRequest:
+    return parse_request([Part("body", "audio/wav", body)], headers, SERVED)
+
+
+def json_body(text: str | bytes) -> TranscriptionRequest:
+    return parse_request([field("body", text)], JSON, SERVED)
+
+
+def refused(call: Any, *arguments: Any, **named: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        call(*arguments, **named)
+    assert 400 <= caught.value.status < 500
+    return caught.value
+
+
+AUDIO = b"RIFF\x00\xff"
+
+
+def test_raw_body_is_the_audio_and_options_have_defaults() -> None:
+    request = raw(AUDIO, {"Content-Type": "audio/wav"})
+    assert request.audio == AUDIO
+    assert request.options.response_format == "json"
+    assert request.options.mode == "accurate"
+    assert request.options.timestamp_granularities == ()
+
+
+def test_raw_body_takes_options_from_headers_of_any_case() -> None:
+    request = raw(
+        AUDIO,
+        {
+            "X-Steno-Response-Format": "verbose_json",
+            "x-steno-mode": "fast",
+            "X-STENO-TIMESTAMP-GRANULARITIES": "word, segment",
+        },
+    )
+    assert request.options.response_format == "verbose_json"
+    assert request.options.mode == "fast"
+    assert request.options.timestamp_granularities == ("word", "segment")
+
+
+def test_a_body_without_content_type_is_raw_audio() -> None:
+    assert raw(AUDIO, {}).audio == AUDIO
+
+
+def test_form_takes_openai_fields() -> None:
+    request = form(
+        ("file", AUDIO),
+        ("model", "whisper-1"),
+        ("language", "en"),
+        ("prompt", ""),
+        ("temperature", "0"),
+        ("stream", "false"),
+        ("response_format", "verbose_json"),
+        ("timestamp_granularities[]", "word"),
+        ("timestamp_granularities[]", "segment"),
+    )
+    assert request.audio == AUDIO
+    assert request.options.timestamp_granularities == ("word", "segment")
+
+
+def test_json_takes_base64_and_the_same_options() -> None:
+    body = {
+        "audio": base64.b64encode(AUDIO).decode(),
+        "response_format": "verbose_json",
+        "timestamp_granularities": ["word"],
+        "temperature": 0,
+        "stream": False,
+        "mode": "fast",
+    }
+    request = json_body(json.dumps(body))
+    assert request.audio == AUDIO
+    assert request.options.mode == "fast"
+    assert request.options.timestamp_granularities == ("word",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("response_format", "yaml", "json, text, verbose_json, srt, vtt"),
+        ("mode", "quick", "accurate, fast"),
+        ("timestamp_granularities[]", "letter", "word, segment"),
+        ("language", "de", "en, english"),
+        ("model", "whisper-9", "asr, whisper-1"),
+    ],
+)
+def test_an_impossible_choice_is_named_with_the_possible_ones(
+    name: str, value: str, allowed: str
+) -> None:
+    error = refused(form, ("file", AUDIO), (name, value))
+    assert error.param == name
+    assert repr(value) in str(error)
+    assert allowed in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompt", "Steno, Kubeflow"),
+        ("temperature", "0.7"),
+        ("temperature", "nan"),
+        ("temperature", "warm"),
+        ("stream", "true"),
+    ],
+)
+def test_what_would_change_the_text_is_refused_and_not_ignored(name: str, value: str) -> None:
+    error = refused(form, ("file", AUDIO), (name, value))
+    assert error.param == name
+    assert value in str(error)
+
+
+def test_granularities_need_verbose_json() -> None:
+    error = refused(form, ("file", AUDIO), ("timestamp_granularities[]", "word"))
+    assert error.param == "timestamp_granularities[]"
+    assert "verbose_json" in str(error)
+
+
+def test_an_unknown_field_is_named() -> None:
+    error = refused(form, ("file", AUDIO), ("diarize", "yes"))
+    assert (error.type, error.param) == ("unknown_field", "diarize")
+    assert "response_format" in str(error)
+
+
+def test_two_files_and_no_file_are_refused() -> None:
+    assert refused(form, ("file", AUDIO), ("file", AUDIO)).type == "repeated_field"
+    assert refused(form, ("mode", "fast")).type == "missing_field"
+    assert refused(form).type == "missing_field"
+
+
+def test_an_option_given_twice_is_refused_wherever_it_stands() -> None:
+    assert refused(form, ("file", AUDIO), ("mode", "fast"), ("mode", "fast")).param == "mode"
+    error = refused(form, ("file", AUDIO), ("mode", "fast"), headers={"X-Steno-Mode": "accurate"})
+    assert (error.type, error.param) == ("repeated_field", "mode")
+
+
+def test_a_text_field_that_is_not_utf8_is_refused() -> None:
+    assert refused(form, ("file", AUDIO), ("mode", b"\xff\xfe")).param == "mode"
+
+
+def test_urlencoded_bodies_are_refused_with_what_to_send_instead() -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    error = refused(parse_request, [field("RIFF", "")], headers, SERVED)
+    assert error.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    assert "application/octet-stream" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "type"),
+    [
+        ("", "invalid_json"),
+        ("{", "invalid_json"),
+        ("[]", "invalid_json"),
+        ('"text"', "invalid_json"),
+        ("[" * 100_000, "invalid_json"),
+        ('{"audio": NaN}', "invalid_json"),
+        (b"\xff\xfe{}", "invalid_json"),
+        ("{}", "missing_field"),
+        ('{"audio": "AA==", "audio": "AA=="}', "repeated_field"),
+        ('{"audio": "A"}', "invalid_base64"),
+        ('{"audio": "*AA="}', "invalid_base64"),
+        ('{"audio": "\u00e9\u00e9\u00e9\u00e9"}', "invalid_base64"),
+        ('{"audio": 5}', "invalid_base64"),
+        ('{"audio": "AA==", "mode": "fast", "mode": "fast"}', "repeated_field"),
+        ('{"audio": "AA==", "mode": ["fast"]}', "invalid_value"),
+        ('{"audio": "AA==", "prompt": {"a": 1}}', "invalid_value"),
+        ('{"audio": "AA==", "timestamp_granularities": "words"}', "invalid_value"),
+        ('{"audio": "AA==", "colour": 1}', "unknown_field"),
+    ],
+)
+def test_bad_json_is_refused(body: str | bytes, type: str) -> None:
+    assert refused(json_body, body).type == type
+
+
+@given(st.binary(max_size=200), st.sampled_from(["multipart/form-data", "application/json", "a/b"]))
+def test_no_body_causes_anything_but_a_request_or_a_4xx(body: bytes, media_type: str) -> None:
+    try:
+        parse_request([Part("body", "", body)], {"content-type": media_type}, SERVED)
+    except RequestError as error:
+        assert 400 <= error.status < 500
+
+
+WORDS = st.text(st.sampled_from("a0 \u00e9\x00\U0001f600"), max_size=4)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["mode", "model", "prompt", "stream", "temperature", "language", "other"]),
+        st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.lists(WORDS),
+    )
+)
+def test_no_json_option_causes_anything_but_a_request_or_a_4xx(options: dict[str, Any]) -> None:
+    try:
+        json_body(json.dumps({"audio": "", **options}))
+    except RequestError as error:
+        assert 400 <= error.status < 500
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    assert len(str(refused(form, ("file", AUDIO), ("mode", "x" * 10_000)))) < 300
