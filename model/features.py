@@ -4,7 +4,8 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-SAMPLE_RATE = 16_000
+from model.audio import SAMPLE_RATE
+
 N_FFT = 400
 HOP_LENGTH = 160
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH

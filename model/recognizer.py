@@ -1,0 +1,348 @@
+"""The recognizer: waveforms in, transcripts out.
+
+    waveforms → cut at pauses → groups of similar length → log-mel → encoder → decoder → words' times
+
+One `Recognizer` holds one network on one device; it keeps no state between calls.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from model.alignment import AlignmentError, align_words
+from model.audio import SAMPLE_RATE
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.features import SAMPLES_PER_ENCODER_FRAME
+from model.search import (
+    AVG_LOGPROB_LIMIT,
+    COMPRESSION_RATIO_LIMIT,
+    NO_SPEECH_LIMIT,
+    compression_ratio,
+    greedy_ctc,
+    greedy_search,
+)
+from model.segmentation import Span, split_at_pauses
+from model.tokenizer import Characters
+from model.transcript import Segment, Transcript, Word
+
+Mode = Literal["accurate", "fast"]
+
+# -80 dB of full scale: below it there is dither at most, and the network would be asked to read noise.
+SILENCE_PEAK = 1e-4
+# A sentence ends with one of these, unless the word is a title.
+SENTENCE_ENDS = (".", "?", "!", "…")
+TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "no.", "vs."})
+# OpenAI's verbose_json names languages in words.
+LANGUAGES = {"en": "english"}
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """What a caller asks for.
+
+    Attributes:
+        mode: "accurate" has the decoder write the text, with capitals and punctuation; "fast" takes
+            the CTC head's, lower-case, from one parallel pass.
+        word_timestamps: also find when each word was said; segments are then sentences.
+    """
+
+    mode: Mode = "accurate"
+    word_timestamps: bool = True
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Transcripts in the order of the waveforms, and what they cost.
+
+    Attributes:
+        transcripts: one for each waveform.
+        audio_seconds: length of all waveforms.
+        padded_seconds: audio that the network saw, padding within its groups included.
+        model_seconds: time spent from features to words.
+    """
+
+    transcripts: list[Transcript]
+    audio_seconds: float
+    padded_seconds: float
+    model_seconds: float
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of one waveform that the network hears at once."""
+
+    owner: int
+    span: Span
+    waveform: Tensor
+    options: TranscribeOptions
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What was read in a piece; times count from the piece's start."""
+
+    text: str
+    avg_logprob: float
+    no_speech_prob: float
+    words: tuple[Word, ...]
+
+
+_NOTHING = _Reading("", 0.0, 1.0, ())
+
+
+class Recognizer:
+    """Transcribes batches of audio.
+
+    Args:
+        checkpoint: the network and its tokenizers.
+        device: "cpu", "cuda", "cuda:1", …; "auto" is CUDA where there is one.
+        dtype: "float32" or "bfloat16"; "auto" is bfloat16 where the device has matrix units for it
+            (GPUs, CPUs with AMX).
+        max_batch_seconds: most padded audio in one forward pass; it bounds memory.
+
+    Raises:
+        ValueError: the device or dtype is unknown or not there.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_batch_seconds: float = 120.0,
+    ) -> None:
+        if dtype not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"dtype is {dtype!r}; it must be 'auto', 'float32' or 'bfloat16'")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device is {device!r}; use 'auto', 'cpu' or 'cuda:N'") from error
+        if dtype == "auto":
+            has_units = self.device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+            dtype = "bfloat16" if has_units else "float32"
+        self.config = checkpoint.config
+        self.tokenizer = checkpoint.tokenizer
+        self.characters = checkpoint.characters
+        self.features = checkpoint.features.to(self.device)
+        self.network = checkpoint.network.to(self.device, getattr(torch, dtype)).eval()
+        positions = checkpoint.config.dimensions.audio_positions
+        longest = positions * SAMPLES_PER_ENCODER_FRAME - self.features.tail_samples
+        self.max_piece_seconds = longest / SAMPLE_RATE
+        if max_batch_seconds < self.max_piece_seconds:
+            raise ValueError(
+                f"max_batch_seconds is {max_batch_seconds}; "
+                f"it must hold one piece of {self.max_piece_seconds} s"
+            )
+        self.max_batch_seconds = max_batch_seconds
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_batch_seconds: float = 120.0,
+    ) -> "Recognizer":
+        """Read a checkpoint folder; arguments as for the class.
+
+        Raises:
+            CheckpointError: the folder is not a checkpoint.
+        """
+        return cls(
+            load_checkpoint(checkpoint),
+            device=device,
+            dtype=dtype,
+            max_batch_seconds=max_batch_seconds,
+        )
+
+    @torch.inference_mode()
+    def transcribe(
+        self,
+        waveforms: Sequence[Tensor],
+        options: TranscribeOptions | Sequence[TranscribeOptions] = TranscribeOptions(),
+    ) -> BatchResult:
+        """Transcribe any number of waveforms of any length.
+
+        Args:
+            waveforms: float32 (samples,) each, 16 kHz mono.
+            options: for all, or one for each waveform.
+
+        Raises:
+            ValueError: a waveform is not of that form, or the options are not as many.
+        """
+        if isinstance(options, TranscribeOptions):
+            options = [options] * len(waveforms)
+        if len(options) != len(waveforms):
+            raise ValueError(f"{len(options)} options for {len(waveforms)} waveforms")
+        for waveform in waveforms:
+            if waveform.ndim != 1 or not waveform.is_floating_point():
+                raise ValueError(
+                    f"a waveform is {waveform.dtype} {tuple(waveform.shape)}; "
+                    "it must be float32 (samples,)"
+                )
+        started = time.perf_counter()
+        pieces = [
+            _Piece(owner, span, waveform[span.start : span.end], wanted)
+            for owner, (waveform, wanted) in enumerate(zip(waveforms, options, strict=True))
+            for span in split_at_pauses(waveform, self.max_piece_seconds)
+        ]
+        readings: dict[int, _Reading] = {}
+        padded = 0
+        for group in self._groups(pieces):
+            chosen = [pieces[i] for i in group]
+            readings.update(zip(group, self._read(chosen), strict=True))
+            padded += max(len(p.waveform) for p in chosen) * len(chosen)
+        transcripts = self._assemble(waveforms, pieces, readings)
+        return BatchResult(
+            transcripts=transcripts,
+            audio_seconds=sum(map(len, waveforms)) / SAMPLE_RATE,
+            padded_seconds=padded / SAMPLE_RATE,
+            model_seconds=time.perf_counter() - started,
+        )
+
+    def _groups(self, pieces: Sequence[_Piece]) -> Iterator[list[int]]:
+        """Indices of pieces that go through the network together: same mode, similar length.
+
+        Pieces of silence are in none.
+        """
+        audible = [
+            i for i, p in enumerate(pieces) if len(p.waveform) and p.waveform.abs().max() > SILENCE_PEAK
+        ]
+        for mode in ("accurate", "fast"):
+            group: list[int] = []
+            for i in sorted(
+                (i for i in audible if pieces[i].options.mode == mode),
+                key=lambda i: len(pieces[i].waveform),
+            ):
+                # Sorted: this piece is the longest so far, and sets the group's width.
+                seconds = len(pieces[i].waveform) / SAMPLE_RATE
+                if group and seconds * (len(group) + 1) > self.max_batch_seconds:
+                    yield group
+                    group = []
+                group.append(i)
+            if group:
+                yield group
+
+    def _read(self, pieces: Sequence[_Piece]) -> list[_Reading]:
+        """Read a group of pieces in one forward pass."""
+        waveforms = pad_sequence([p.waveform for p in pieces], batch_first=True).to(self.device)
+        samples = torch.tensor([len(p.waveform) for p in pieces], device=self.device)
+        features, frames = self.features(waveforms, samples)
+        encoded = self.network.encoder(features, frames)
+        if pieces[0].options.mode == "fast":
+            return self._read_ctc(pieces, encoded, frames)
+        found = greedy_search(self.network.decoder, encoded, frames, self.tokenizer)
+        readings = []
+        for decoded in found:
+            text = self.tokenizer.decode(decoded.tokens)
+            unsure = decoded.avg_logprob < AVG_LOGPROB_LIMIT
+            if decoded.no_speech_prob > NO_SPEECH_LIMIT and unsure:
+                text = ""
+            readings.append(_Reading(text, decoded.avg_logprob, decoded.no_speech_prob, ()))
+        # A text that loops is invented; what the CTC head hears cannot loop.
+        doubtful = {
+            i
+            for i, (decoded, reading) in enumerate(zip(found, readings, strict=True))
+            if decoded.looped or compression_ratio(reading.text) > COMPRESSION_RATIO_LIMIT
+        }
+        timed = {i for i, p in enumerate(pieces) if p.options.word_timestamps} | doubtful
+        if not timed:
+            return readings
+        logprobs = self.network.ctc(encoded, frames).cpu()
+        counts = frames.tolist()
+        for i in timed - doubtful:
+            try:
+                words = align_words(logprobs[i, : counts[i]], readings[i].text, self.characters)
+            except AlignmentError:
+                doubtful.add(i)
+            else:
+                old = readings[i]
+                readings[i] = _Reading(old.text, old.avg_logprob, old.no_speech_prob, tuple(words))
+        for i in doubtful:
+            readings[i] = self._ctc_reading(pieces[i], logprobs[i, : counts[i]])
+        return readings
+
+    def _read_ctc(
+        self, pieces: Sequence[_Piece], encoded: Tensor, frames: Tensor
+    ) -> list[_Reading]:
+        logprobs = self.network.ctc(encoded, frames).cpu()
+        return [
+            self._ctc_reading(piece, rows[:count])
+            for piece, rows, count in zip(pieces, logprobs, frames.tolist(), strict=True)
+        ]
+
+    def _ctc_reading(self, piece: _Piece, logprobs: Tensor) -> _Reading:
+        """The CTC head's text of one piece; `logprobs` (frames, labels), valid frames only."""
+        (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
+        if not text:
+            return _NOTHING
+        best, labels = logprobs.max(-1)
+        avg_logprob = float(best[labels != Characters.BLANK].mean())
+        words: tuple[Word, ...] = ()
+        if piece.options.word_timestamps:
+            words = tuple(align_words(logprobs, text, self.characters))
+        return _Reading(text, avg_logprob, 0.0, words)
+
+    def _assemble(
+        self, waveforms: Sequence[Tensor], pieces: Sequence[_Piece], readings: dict[int, _Reading]
+    ) -> list[Transcript]:
+        """Put the pieces of each waveform together, with times from its start."""
+        segments: list[list[Segment]] = [[] for _ in waveforms]
+        for i, piece in enumerate(pieces):
+            reading = readings.get(i, _NOTHING)
+            if not reading.text:
+                continue
+            own = segments[piece.owner]
+            start, end = piece.span.start / SAMPLE_RATE, piece.span.end / SAMPLE_RATE
+            words = [
+                Word(w.word, start + w.start, min(start + w.end, end), w.confidence)
+                for w in reading.words
+            ]
+            for sentence in _sentences(words) if words else [[]]:
+                text = " ".join(w.word for w in sentence) or reading.text
+                own.append(
+                    Segment(
+                        id=len(own),
+                        start=sentence[0].start if sentence else start,
+                        end=sentence[-1].end if sentence else end,
+                        text=text,
+                        tokens=tuple(self.tokenizer.encode(text)),
+                        avg_logprob=reading.avg_logprob,
+                        compression_ratio=compression_ratio(text),
+                        no_speech_prob=reading.no_speech_prob,
+                        words=tuple(sentence),
+                    )
+                )
+        language = LANGUAGES.get(self.config.language, self.config.language)
+        return [
+            Transcript(
+                text=" ".join(s.text for s in own),
+                language=language,
+                duration=len(waveform) / SAMPLE_RATE,
+                segments=tuple(own),
+            )
+            for waveform, own in zip(waveforms, segments, strict=True)
+        ]
+
+
+def _sentences(words: Sequence[Word]) -> Iterator[list[Word]]:
+    """Cut words after the end of each sentence."""
+    sentence: list[Word] = []
+    for word in words:
+        sentence.append(word)
+        bare = word.word.rstrip("\"')”’")
+        if bare.endswith(SENTENCE_ENDS) and bare.lower() not in TITLES:
+            yield sentence
+            sentence = []
+    if sentence:
+        yield sentence

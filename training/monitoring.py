@@ -1,0 +1,81 @@
+"""Where a run's figures go: a JSON Lines log, TensorBoard, and a Prometheus push gateway."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from prometheus_client import CollectorRegistry, Gauge, push_to_gateway
+from torch.utils.tensorboard import SummaryWriter
+
+# A gateway that is away must not slow the training down.
+PUSH_EVERY_SECONDS = 15.0
+PUSH_TIMEOUT_SECONDS = 2.0
+
+
+class Monitor:
+    """Writes figures as they come; on a process that is not the first, writes nothing."""
+
+    def __init__(
+        self, log: TextIO | None, board: SummaryWriter | None, run: str, gateway: str | None
+    ) -> None:
+        self.file = log
+        self.board = board
+        self.run = run
+        self.gateway = gateway
+        self.registry = CollectorRegistry()
+        self.gauges: dict[str, Gauge] = {}
+        self.pushed = 0.0
+        self.failures = 0
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, gateway: str | None, first: bool) -> Iterator["Monitor"]:
+        """Open the log and TensorBoard's events in a run's folder; a resumed run adds to them."""
+        if not first:
+            yield cls(None, None, folder.name, None)
+            return
+        with (
+            (folder / "log.jsonl").open("a", buffering=1, encoding="utf-8") as log,
+            SummaryWriter(str(folder / "tensorboard")) as board,
+        ):
+            monitor = cls(log, board, folder.name, gateway)
+            yield monitor
+            monitor.push(wait=False)
+
+    def log(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Write figures of a step; `kind` is "train" or "dev"."""
+        if self.file is None or self.board is None:
+            return
+        entry = {"time": round(time.time(), 3), "step": step, "kind": kind}
+        self.file.write(json.dumps({**entry, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(f"{kind}/{name}", value, step)
+            self._gauge(f"steno_training_{kind}_{name}").set(value)
+        self._gauge("steno_training_step").set(step)
+        self.push(wait=kind != "dev")
+
+    def _gauge(self, name: str) -> Gauge:
+        if name not in self.gauges:
+            self.gauges[name] = Gauge(name, name.replace("_", " "), registry=self.registry)
+        return self.gauges[name]
+
+    def push(self, wait: bool) -> None:
+        """Send the figures to the gateway, if there is one; with `wait`, not more often than needed."""
+        if self.gateway is None or (wait and time.monotonic() - self.pushed < PUSH_EVERY_SECONDS):
+            return
+        self.pushed = time.monotonic()
+        try:
+            push_to_gateway(
+                self.gateway,
+                job="steno-training",
+                registry=self.registry,
+                grouping_key={"run": self.run},
+                timeout=PUSH_TIMEOUT_SECONDS,
+            )
+        except OSError as error:
+            self.failures += 1
+            if self.failures == 1:  # said once; the log in the run's folder is whole anyway
+                print(f"the push gateway {self.gateway} cannot be reached: {error}")

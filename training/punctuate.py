@@ -1,0 +1,135 @@
+"""Give lower-case transcripts back their capitals and punctuation.
+
+    python -m training.punctuate --checkpoint START --manifest train.jsonl --output train.written.jsonl
+
+Speech corpora hold bare words; training a decoder on them would unlearn punctuation. Here a recognizer
+writes each utterance its own way, and the words that were really said, taken from the manifest, are put
+into its text: where it heard the word, its spelling stands; where it misheard, the right word takes the
+wrong one's place, capital and punctuation kept. The result is the key `written` of the new manifest;
+`text` stays as it was.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from model.audio import load_audio
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.search import greedy_search
+from training.manifest import Utterance, read_manifest, write_manifest
+
+# Padded clips decoded at once.
+BATCH = 16
+_PUNCTUATION = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
+_normalize = EnglishTextNormalizer()
+
+
+def written_form(spoken: str, heard: str) -> str:
+    """Put the words that were said into a text that was heard.
+
+    Args:
+        spoken: the right words, lower case, without punctuation.
+        heard: a recognizer's text of the same audio.
+
+    Returns:
+        The words of `spoken`, in order, in the dress of `heard`. A word that stands only in `heard` is
+        left out, its closing punctuation kept.
+    """
+    words, dressed = spoken.split(), heard.split()
+    matcher = SequenceMatcher(
+        None, [_bare(w) for w in words], [_bare(w) for w in dressed], autojunk=False
+    )
+    result: list[str] = []
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind == "equal":
+            result += dressed[c:d]
+            continue
+        said, replaced = words[a:b], dressed[c:d]
+        if _bare(" ".join(said)) == _bare(" ".join(replaced)):  # "father-in-law", "20"
+            result += replaced
+            continue
+        # Words against words as far as both go; what closes the last heard word closes the last said.
+        said_dressed = [
+            _dress(word, model, close=i < len(said) - 1 and i < len(replaced) - 1)
+            for i, (word, model) in enumerate(zip(said, replaced, strict=False))
+        ] + said[len(replaced) :]
+        if replaced and result + said_dressed:
+            *before, last = result + said_dressed
+            closing = _parts(replaced[-1])[2]
+            result = [*before, last if _parts(last)[2] else last + closing]
+        else:
+            result += said_dressed
+    if result:
+        result[0] = result[0][:1].upper() + result[0][1:]
+    return " ".join(result)
+
+
+def _bare(word: str) -> str:
+    """A word as it counts in scoring, so that "Mr." is "mister"."""
+    return _normalize(word).strip() or word
+
+
+def _dress(word: str, model: str, close: bool) -> str:
+    """A word with the capital and the quotation marks of another."""
+    before, core, after = _parts(model)
+    if core[:1].isupper() and (len(core) == 1 or not core.isupper()):
+        word = word[:1].upper() + word[1:]
+    return before + word + (after if close else "")
+
+
+def _parts(word: str) -> tuple[str, str, str]:
+    """Opening punctuation, the word itself, closing punctuation."""
+    found = _PUNCTUATION.match(word)
+    assert found is not None  # it matches any text
+    return found[1], found[2], found[3]
+
+
+@torch.inference_mode()
+def hear(checkpoint: Checkpoint, utterances: list[Utterance]) -> Iterator[tuple[Utterance, str]]:
+    """Transcribe utterances padded to 30 s, as Whisper's own weights want it; shortest text loops are
+    left as they are heard."""
+    positions = checkpoint.config.dimensions.audio_positions
+    for first in tqdm(range(0, len(utterances), BATCH), desc="hearing", unit="batch"):
+        chunk = utterances[first : first + BATCH]
+        waveforms = [load_audio(u.audio_filepath) for u in chunk]
+        features = checkpoint.features.whisper(pad_sequence(waveforms, batch_first=True))
+        frames = torch.full((len(chunk),), positions)
+        encoded = checkpoint.network.encoder(features, frames)
+        found = greedy_search(checkpoint.network.decoder, encoded, frames, checkpoint.tokenizer)
+        for utterance, decoded in zip(chunk, found, strict=True):
+            yield utterance, checkpoint.tokenizer.decode(decoded.tokens)
+
+
+def main() -> None:
+    """Command line, see the module's text."""
+    parser = argparse.ArgumentParser(description="Write a manifest's texts with punctuation.")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    utterances, rejected = read_manifest(args.manifest)
+    for line in rejected:
+        print(f"{line.manifest}:{line.line}: {line.reason}", file=sys.stderr)
+    checkpoint = load_checkpoint(args.checkpoint)
+    if torch.cpu._is_amx_tile_supported():
+        checkpoint.network.to(torch.bfloat16)
+    result = [
+        replace(utterance, written=written_form(utterance.text, heard))
+        for utterance, heard in hear(checkpoint, utterances)
+    ]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_manifest(args.output, result)
+    print(f"{args.output}: {len(result)} utterances, {len(rejected)} rejected lines")
+
+
+if __name__ == "__main__":
+    main()

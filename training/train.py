@@ -1,0 +1,339 @@
+"""Train the recognizer.
+
+    python -m training.train --config training/configs/small.yaml [--optimizer.learning_rate 1e-5 …]
+    torchrun --nproc-per-node 8 -m training.train --config …      # several GPUs; nodes likewise
+
+A run's folder holds config.yaml, log.jsonl, TensorBoard's events, state.pt to resume from, and the
+checkpoints `best` (lowest WER on dev) and `last`, both of the running average of the weights.
+"""
+
+import copy
+import json
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.arguments import parse_config
+from training.config import Optimizer, TrainConfig
+from training.data import BucketSampler, SpeechDataset, epoch_batches
+from training.losses import JointLoss, Teacher
+from training.manifest import Utterance, read_manifest
+from training.monitoring import Monitor
+from training.processes import Processes
+from training.state import Average, Progress, load_state, save_state
+from training.validation import validate
+
+
+def learning_rate_scale(config: Optimizer, name: str) -> float:
+    """Factor of the learning rate for a parameter: that of the longest beginning that fits."""
+    fitting = [prefix for prefix in config.scales if name.startswith(prefix)]
+    return config.scales[max(fitting, key=len)] if fitting else 1.0
+
+
+def build_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.AdamW:
+    """AdamW over what is not frozen; vectors (biases, norms) have no weight decay.
+
+    Raises:
+        ValueError: a name in `scales` fits no parameter.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for prefix in config.scales:
+        if not any(name.startswith(prefix) for name in names):
+            raise ValueError(
+                f"optimizer.scales names {prefix!r}, which no parameter begins with; "
+                f"they begin with {sorted({n.split('.')[0] + '.' for n in names})}"
+            )
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        scale = learning_rate_scale(config, name)
+        parameter.requires_grad_(scale > 0)
+        if scale > 0:
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((scale, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "scale": scale, "weight_decay": decay}
+            for (scale, decay), parameters in groups.items()
+        ],
+        lr=config.learning_rate,
+        betas=config.betas,
+    )
+
+
+def learning_rate(config: Optimizer, step: int, steps: int) -> float:
+    """Learning rate at a step (from 0) of a run of so many: linear warm-up, then half a cosine."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    share = config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * done))
+    return config.learning_rate * share
+
+
+def usable(manifest: Path, longest: float, say: bool) -> list[Utterance]:
+    """Utterances of a manifest; what is rejected or too long is named.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    utterances, rejected = read_manifest(manifest)
+    kept = [u for u in utterances if u.duration <= longest]
+    if say:
+        for line in rejected:
+            print(f"{line.manifest}:{line.line}: left out: {line.reason}")
+        if len(kept) < len(utterances):
+            print(f"{manifest}: {len(utterances) - len(kept)} left out: longer than {longest} s")
+    if not kept:
+        raise ValueError(f"{manifest} has no utterance to use ({len(rejected)} rejected)")
+    return kept
+
+
+@dataclass
+class Run:
+    """Everything that the loop works with."""
+
+    config: TrainConfig
+    processes: Processes
+    checkpoint: Checkpoint
+    loss: JointLoss
+    optimizer: torch.optim.AdamW
+    average: Average
+    dataset: SpeechDataset
+    sampler: BucketSampler
+    dev: list[Utterance]
+    steps: int
+
+    @classmethod
+    def prepare(cls, config: TrainConfig, processes: Processes) -> "Run":
+        """Read the data and build the network."""
+        # Speed 0.9 makes an utterance longer; the network's positions are its limit.
+        slowest = min(config.augmentation.speeds)
+        longest = config.batches.longest_seconds
+        train = [u for m in config.train for u in usable(m, longest * slowest, processes.first)]
+        dev = usable(config.dev, longest, processes.first)
+        checkpoint = load_checkpoint(config.start)
+        network = checkpoint.network.to(processes.device)
+        optimizer = build_optimizer(network, config.optimizer)
+        teacher = None
+        if config.teacher is not None:
+            teacher = Teacher(load_checkpoint(config.teacher), processes.device)
+            teacher.network.requires_grad_(False)
+            if processes.autocast(config.precision):
+                teacher.network.to(torch.bfloat16)
+        sampler = BucketSampler(
+            [u.duration / slowest for u in train],
+            config.batches.padded_seconds,
+            config.seed,
+            processes.rank,
+            processes.world,
+        )
+        batches = [len(sampler.batches(epoch)) for epoch in range(config.epochs)]
+        return cls(
+            config=config,
+            processes=processes,
+            checkpoint=checkpoint,
+            loss=JointLoss(
+                network,
+                checkpoint.features.to(processes.device),
+                config.losses,
+                config.augmentation,
+                teacher,
+            ),
+            optimizer=optimizer,
+            average=Average(network, config.optimizer.ema_decay),
+            dataset=SpeechDataset(train, config.augmentation, config.seed),
+            sampler=sampler,
+            dev=dev,
+            steps=sum(math.ceil(n / config.batches.accumulate) for n in batches),
+        )
+
+    @property
+    def identity(self) -> str:
+        """What a resumed run must share with the one that it goes on with."""
+        return self.config.model_dump_json(exclude={"resume", "output", "push_gateway", "save_every"})
+
+
+def train(config: TrainConfig) -> Path:
+    """Train as told.
+
+    Returns:
+        The folder of the best checkpoint.
+
+    Raises:
+        ValueError: the configuration does not fit the data or the checkpoint.
+        FloatingPointError: the loss is no longer finite.
+    """
+    with Processes.start() as processes:
+        run = Run.prepare(config, processes)
+        progress = Progress()
+        if config.resume:
+            progress = (
+                load_state(
+                    config.output, run.loss.network, run.optimizer, run.average, run.identity
+                )
+                or progress
+            )
+        elif (config.output / "state.pt").exists():
+            raise ValueError(f"{config.output} holds a run; go on with --resume, or choose another")
+        config.output.mkdir(parents=True, exist_ok=True)
+        (config.output / "config.yaml").write_text(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        )
+        with Monitor.open(config.output, config.push_gateway, processes.first) as monitor:
+            loop(run, progress, monitor)
+    return config.output / "best"
+
+
+def loop(run: Run, progress: Progress, monitor: Monitor) -> None:
+    """Run the epochs that are left."""
+    config, processes = run.config, run.processes
+    wrapped: nn.Module = run.loss
+    if processes.world > 1:
+        wrapped = DistributedDataParallel(run.loss)
+    save_state(config.output, progress, *_state(run)) if processes.first else None
+    while progress.epoch < config.epochs:
+        keys = run.sampler.batches(progress.epoch)
+        left = keys[progress.batch :]
+        loaded = epoch_batches(
+            run.dataset,
+            left,
+            config.batches,
+            run.checkpoint.tokenizer,
+            run.checkpoint.characters,
+            pin=processes.device.type == "cuda",
+        )
+        wrapped.train()
+        bar = tqdm(
+            loaded,
+            desc=f"epoch {progress.epoch + 1}/{config.epochs}",
+            total=len(keys),
+            initial=progress.batch,
+            unit="batch",
+            disable=not processes.first,
+        )
+        started = time.perf_counter()
+        for batch in bar:
+            # Masks are drawn from the step, not from what came before: a resumed run draws the same.
+            torch.manual_seed(hash((config.seed, progress.epoch, progress.batch, processes.rank)))
+            last = (progress.batch + 1) % config.batches.accumulate == 0
+            last = last or progress.batch + 1 == len(keys)
+            parts = backward(run, wrapped, batch.to(processes.device), last)
+            progress.batch += 1
+            if not last:
+                continue
+            norm, rate = step(run, progress)
+            seconds = time.perf_counter() - started
+            started = time.perf_counter()
+            values = {name: float(value) for name, value in parts.items()}
+            if not math.isfinite(values["total"]):
+                raise FloatingPointError(
+                    f"the loss is {values['total']} at step {progress.step}; lower the learning rate"
+                    f" ({config.optimizer.learning_rate}), or go back to an older state"
+                )
+            bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()})
+            audio = float(batch.samples.sum()) / 16_000
+            monitor.log(
+                progress.step,
+                "train",
+                {
+                    **{f"loss_{k}": v for k, v in values.items()},
+                    "gradient_norm": norm,
+                    "learning_rate": rate,
+                    "audio_seconds_per_second": audio * processes.world / seconds,
+                    "epoch": progress.epoch + progress.batch / len(keys),
+                },
+            )
+            if progress.step % config.save_every == 0 and processes.first:
+                save_state(config.output, progress, *_state(run))
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        if processes.first:
+            judge(run, progress, monitor)
+            save_state(config.output, progress, *_state(run))
+        processes.wait()
+
+
+def _state(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Average, str]:
+    return run.loss.network, run.optimizer, run.average, run.identity
+
+
+def backward(run: Run, wrapped: nn.Module, batch: object, last: bool) -> dict[str, Tensor]:
+    """Add a batch's gradients; processes exchange them with the last of a step only."""
+    distributed = isinstance(wrapped, DistributedDataParallel)
+    silent = wrapped.no_sync() if distributed and not last else nullcontext()
+    with silent:
+        with run.processes.autocast_context(run.config.precision):
+            parts: dict[str, Tensor] = wrapped(batch)
+        (parts["total"] / run.config.batches.accumulate).backward()
+    return {name: value.detach() for name, value in parts.items()}
+
+
+def step(run: Run, progress: Progress) -> tuple[float, float]:
+    """Move the weights. Returns the gradient's norm before clipping, and the learning rate."""
+    config = run.config.optimizer
+    rate = learning_rate(config, progress.step, run.steps)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    norm = nn.utils.clip_grad_norm_(run.loss.network.parameters(), config.clip_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.average.update(run.loss.network)
+    progress.step += 1
+    return float(norm), rate
+
+
+def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
+    """Measure the averaged weights on dev and keep them, as `last` and perhaps as `best`."""
+    config = run.config
+    judged = copy.copy(run.checkpoint)
+    judged.network = copy.deepcopy(run.loss.network).eval()
+    judged.network.load_state_dict(run.average.weights)
+    figures = validate(judged, run.dev, run.processes.autocast_context(config.precision))
+    monitor.log(progress.step, "dev", {**figures, "epoch": progress.epoch})
+    print(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+    folders = ["last"]
+    wer = figures[f"wer_{config.select}"]
+    if progress.best is None or wer < progress.best:
+        progress.best = wer
+        folders.append("best")
+    provenance = {
+        "start": str(config.start),
+        "steps": progress.step,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dev": {name: round(value, 5) for name, value in figures.items()},
+    }
+    for folder in folders:
+        save_checkpoint(
+            config.output / folder,
+            judged,
+            model_card(config, provenance),
+            provenance=provenance,
+        )
+
+
+def model_card(config: TrainConfig, provenance: dict[str, object]) -> str:
+    """Markdown that tells how the weights were made."""
+    return (
+        "# Steno checkpoint\n\n"
+        f"Trained from `{config.start.name}` by `python -m training.train`.\n\n"
+        f"```json\n{json.dumps(provenance, indent=2)}\n```\n\n"
+        f"## Configuration\n\n```yaml\n"
+        f"{yaml.safe_dump(config.model_dump(mode='json'), sort_keys=False)}```\n"
+    )
+
+
+def main() -> None:
+    """Command line, see the module's text."""
+    train(parse_config(TrainConfig, "training.train", several=["train"]))
+
+
+if __name__ == "__main__":
+    main()
