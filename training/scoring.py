@@ -1,6 +1,5 @@
 """Comparing texts with their references: error rates, their intervals, alignments, loops."""
 
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from whisper_normalizer.english import EnglishTextNormalizer
 
+from model.search import COMPRESSION_RATIO_LIMIT, compression_ratio
+
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 NORMALIZER = f"whisper_normalizer.english.EnglishTextNormalizer {version('whisper-normalizer')}"
@@ -23,8 +24,6 @@ DURATION_CLASSES = (  # seconds: name, from, below
     ("≥ 20 s", 20.0, float("inf")),
 )
 
-# Whisper's own mark of a text that goes in circles (Radford et al., 2022, section 4.5).
-COMPRESSION_LIMIT = 2.4
 # People do say "no, no, no"; six words that only repeat those just before them are a loop.
 REPEATED_WORDS_LIMIT = 6
 _LONGEST_PHRASE = 30  # words; a longer phrase said twice is left to the compression
@@ -92,7 +91,7 @@ class ScoredPair:
         if repeated >= REPEATED_WORDS_LIMIT and repeated > repeated_words(self.reference.split()):
             return True
         ratio = compression_ratio(self.hypothesis)
-        return ratio > COMPRESSION_LIMIT and ratio > compression_ratio(self.reference)
+        return ratio > COMPRESSION_RATIO_LIMIT and ratio > compression_ratio(self.reference)
 
 
 @dataclass(frozen=True)
@@ -214,12 +213,12 @@ def bootstrap_interval(
     table = np.array([errors, totals], dtype=np.float64)
     generator = np.random.default_rng(seed)
     rates: list[NDArray[np.float64]] = []
-    block = max(1, 4_000_000 // items)  # draws at once: at most 32 MB of counts
+    block = max(1, 1_000_000 // items)  # draws at once, which bounds memory to some 20 MB
     for start in range(0, resamples, block):
         draws = min(block, resamples - start)
-        times_drawn = generator.multinomial(items, np.full(items, 1 / items), size=draws)
-        summed = times_drawn @ table.T
-        rates.append(summed[:, 0] / summed[:, 1])
+        chosen = generator.integers(0, items, size=(draws, items), dtype=np.int32)
+        summed = table[:, chosen].sum(axis=-1)
+        rates.append(summed[0] / summed[1])
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(rates), [tail, 1 - tail])
     return float(low), float(high)
@@ -237,12 +236,6 @@ def repeated_words(words: Sequence[str]) -> int:
             run = run + 1 if words[position] == words[position - length] else 0
             most = max(most, run - run % length)
     return most
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes before and after zlib, as Whisper measures repetition. 0 for an empty text."""
-    content = text.encode()
-    return len(content) / len(zlib.compress(content))
 
 
 def _align(pairs: Sequence[Pair]) -> list[ScoredPair]:

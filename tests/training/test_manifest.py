@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.manifest import (
@@ -113,6 +113,7 @@ def test_a_manifest_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 
 
+@settings(deadline=None)
 @given(
     entries=st.lists(
         st.tuples(

@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -76,6 +76,7 @@ speakers = st.lists(
 ).filter(lambda entries: len({speaker for speaker, _ in entries}) >= 3)
 
 
+@settings(deadline=None)
 @given(speakers, st.integers(0, 3))
 def test_every_speaker_is_in_one_split_and_every_utterance_is_kept(
     entries: list[tuple[str | None, float]], seed: int
@@ -88,6 +89,7 @@ def test_every_speaker_is_in_one_split_and_every_utterance_is_kept(
     assert sum(map(len, splits.values())) == len(utterances)
 
 
+@settings(deadline=None)
 @given(speakers, st.randoms(use_true_random=False))
 def test_the_split_does_not_depend_on_the_order_of_the_input(
     entries: list[tuple[str | None, float]], random: Any

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.scoring import (
@@ -11,7 +11,6 @@ from training.scoring import (
     Pair,
     ScoringError,
     bootstrap_interval,
-    compression_ratio,
     repeated_words,
     score,
 )
@@ -55,6 +54,7 @@ def test_words_are_aligned_one_by_one() -> None:
 words = st.lists(st.sampled_from(["cat", "dog", "sat", "ran"]), max_size=8).map(" ".join)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=6))
 def test_an_alignment_spells_both_texts_and_its_errors_add_up(
     texts: list[tuple[str, str]],
@@ -178,9 +178,3 @@ def test_a_text_that_was_said_in_circles_is_not_flagged() -> None:
     said = "never " * 9
     assert not score([pair(said, said)]).looped
     assert not score([pair("no no no", "No, no, no.")]).looped
-
-
-def test_the_compression_ratio_of_ordinary_speech_is_below_the_limit() -> None:
-    assert compression_ratio("") == 0
-    assert compression_ratio("the quick brown fox jumps over the lazy dog") < 1.5
-    assert compression_ratio("the quick brown fox " * 20) > 2.4

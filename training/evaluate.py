@@ -1,0 +1,259 @@
+"""Measure a checkpoint on a manifest: error rates with their intervals, speed, a report.
+
+    python -m training.evaluate --checkpoint model/shipped --manifest test.jsonl --output evaluation
+
+The output folder gets `metrics.json`, `hypotheses.jsonl` and `report.html`.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from tqdm import tqdm
+
+from model.audio import SAMPLE_RATE, AudioError, load_audio
+from model.checkpoint import WEIGHTS
+from model.recognizer import Mode, Recognizer, TranscribeOptions
+from training.arguments import parse_config
+from training.corpus_statistics import fingerprint
+from training.files import write_text
+from training.machine import Machine
+from training.manifest import Utterance, read_manifest
+from training.report import render_report
+from training.results import (
+    Conditions,
+    Evaluation,
+    Speed,
+    SystemResult,
+    Unused,
+    WrittenForm,
+)
+from training.scoring import Pair, ScoringError, score
+
+# Audio that is held at once; sorted by length, so that the recognizer pads little within it.
+_CHUNK_SECONDS = 600.0
+
+Transcriber = Callable[[Sequence[Tensor]], list[str]]
+
+
+class EvaluationError(ValueError):
+    """Nothing can be measured as asked."""
+
+
+class EvaluateConfig(BaseModel):
+    """What to measure, and on what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint: Path = Field(description="checkpoint folder")
+    manifest: Path = Field(description="NeMo JSON Lines with the recordings and their texts")
+    output: Path = Field(description="folder for metrics.json, hypotheses.jsonl and report.html")
+    mode: tuple[Mode, ...] = Field(
+        default=("accurate", "fast"),
+        min_length=1,
+        description="accurate, fast, or both, which is the default",
+    )
+    device: str = Field(default="auto", description="auto is a GPU where there is one")
+    dtype: str = Field(default="auto", description="float32, bfloat16, or what fits the device")
+    max_batch_seconds: float = Field(
+        default=120.0, gt=0, description="padded seconds in one forward pass"
+    )
+    threads: int | None = Field(default=None, ge=1, description="torch's; all cores if not given")
+    seed: int = Field(default=0, ge=0, description="of the bootstrap intervals")
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A recording to transcribe; its samples are decoded when its turn comes."""
+
+    id: str  # its path from the manifest's folder
+    utterance: Utterance
+
+
+def evaluate(config: EvaluateConfig, *, command: str, progress: bool = False) -> Evaluation:
+    """Transcribe the manifest in each mode, score it, and write everything to `config.output`.
+
+    A line or a recording that cannot be used is listed in the results, and in no figure.
+
+    Args:
+        command: what a person types to get the same figures.
+        progress: show a bar on stderr.
+
+    Raises:
+        EvaluationError: the checkpoint cannot be loaded as asked, or no recording can be used.
+        ScoringError: no reference has a word.
+        OSError: the manifest cannot be read or the output not written.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        recognizer = Recognizer.load(
+            config.checkpoint,
+            device=config.device,
+            dtype=config.dtype,
+            max_batch_seconds=config.max_batch_seconds,
+        )
+    except ValueError as error:  # a wrong checkpoint, device, dtype or batch
+        raise EvaluationError(str(error)) from error
+    utterances, rejected = read_manifest(config.manifest)
+    folder = os.path.dirname(os.path.abspath(config.manifest))
+    clips = [
+        _Clip(Path(os.path.relpath(utterance.audio_filepath, folder)).as_posix(), utterance)
+        for utterance in utterances
+    ]
+    unused = [Unused(f"line {line.line}", line.reason) for line in rejected]
+    systems: dict[str, Transcriber] = {m: _transcriber(recognizer, m) for m in config.mode}
+    measured = _transcribe(clips, systems, progress)
+    unused += measured.unused
+    if not measured.seconds:
+        raise EvaluationError(
+            f"no recording of {config.manifest} can be used: "
+            + "; ".join(f"{entry.what}: {entry.reason}" for entry in unused[:5])
+        )
+    used = [clip for clip in clips if clip.id in measured.seconds]
+    audio_seconds = sum(measured.seconds.values())
+    evaluation = Evaluation(
+        conditions=Conditions(
+            command=command,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            checkpoint=str(config.checkpoint),
+            checkpoint_sha256=_sha256(config.checkpoint / WEIGHTS),
+            manifest=str(config.manifest),
+            data_fingerprint=fingerprint((c.utterance, measured.sha256[c.id]) for c in used),
+            utterances=len(used),
+            seconds=audio_seconds,
+            speakers=len({c.utterance.speaker for c in used} - {None}),
+            unused=tuple(unused),
+            machine=Machine.here(recognizer.device),
+            device=str(recognizer.device),
+            dtype=str(next(recognizer.network.parameters()).dtype).removeprefix("torch."),
+            seed=config.seed,
+        ),
+        systems=tuple(
+            SystemResult(
+                name=name,
+                scores=score(
+                    [
+                        Pair(
+                            id=clip.id,
+                            reference=clip.utterance.text,
+                            hypothesis=texts[clip.id],
+                            duration=measured.seconds[clip.id],
+                            speaker=clip.utterance.speaker,
+                        )
+                        for clip in used
+                    ],
+                    seed=config.seed,
+                ),
+                speed=Speed(audio_seconds, measured.wall_seconds[name]),
+                written_form=WrittenForm.of(list(texts.values())),
+            )
+            for name, texts in measured.texts.items()
+        ),
+    )
+    config.output.mkdir(parents=True, exist_ok=True)
+    metrics = json.dumps(evaluation.metrics(), indent=2, ensure_ascii=False)
+    write_text(config.output / "metrics.json", metrics + "\n")
+    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in evaluation.hypotheses())
+    write_text(config.output / "hypotheses.jsonl", "".join(lines))
+    write_text(config.output / "report.html", render_report(evaluation))
+    return evaluation
+
+
+def _transcriber(recognizer: Recognizer, mode: Mode) -> Transcriber:
+    """Transcribe as a caller of the endpoint gets it who asks for nothing but the mode."""
+    options = TranscribeOptions(mode=mode)
+    return lambda waveforms: [t.text for t in recognizer.transcribe(waveforms, options).transcripts]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What came out of the systems; the keys are clips' ids, and the systems' names."""
+
+    seconds: dict[str, float]
+    sha256: dict[str, str]
+    texts: dict[str, dict[str, str]]
+    wall_seconds: dict[str, float]
+    unused: list[Unused]
+
+
+def _transcribe(
+    clips: Sequence[_Clip], systems: Mapping[str, Transcriber], progress: bool
+) -> _Measured:
+    """Send every clip through every system, and time the systems alone."""
+    measured = _Measured({}, {}, {name: {} for name in systems}, dict.fromkeys(systems, 0.0), [])
+    warm: set[str] = set()
+    bar = tqdm(total=len(clips), unit="clip", disable=not progress, leave=False)
+    with bar:
+        for chunk in _chunks(clips):
+            waveforms: dict[str, Tensor] = {}
+            for clip in chunk:
+                try:
+                    content = clip.utterance.audio_filepath.read_bytes()
+                    waveforms[clip.id] = load_audio(content)
+                except (AudioError, OSError) as error:
+                    measured.unused.append(Unused(clip.id, str(error)))
+                    continue
+                measured.seconds[clip.id] = len(waveforms[clip.id]) / SAMPLE_RATE
+                measured.sha256[clip.id] = hashlib.sha256(content).hexdigest()
+            if waveforms:
+                samples = list(waveforms.values())
+                for name, transcribe in systems.items():
+                    if name not in warm:  # a first pass sets up threads and kernels
+                        transcribe(samples[-1:])
+                        warm.add(name)
+                    started = time.perf_counter()
+                    texts = transcribe(samples)
+                    measured.wall_seconds[name] += time.perf_counter() - started
+                    measured.texts[name] |= dict(zip(waveforms, texts, strict=True))
+            bar.update(len(chunk))
+    return measured
+
+
+def _chunks(clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
+    """Clips of similar length together; the longest first, so that memory fails early if at all."""
+    chunk: list[_Clip] = []
+    seconds = 0.0
+    for clip in sorted(clips, key=lambda clip: -clip.utterance.duration):
+        if chunk and seconds + clip.utterance.duration > _CHUNK_SECONDS:
+            yield chunk
+            chunk, seconds = [], 0.0
+        chunk.append(clip)
+        seconds += clip.utterance.duration
+    if chunk:
+        yield chunk
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    prog = "python -m training.evaluate"
+    config = parse_config(EvaluateConfig, prog, words, several=("mode",))
+    try:
+        evaluation = evaluate(
+            config, command=f"{prog} {shlex.join(words)}", progress=sys.stderr.isatty()
+        )
+    except (EvaluationError, ScoringError, OSError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    print(evaluation.table())
+    print(f"written to {config.output / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
