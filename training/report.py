@@ -69,6 +69,7 @@ def render_report(evaluation: Evaluation) -> str:
     )
     environment.filters["percent"] = _percent
     environment.filters["interval"] = _interval
+    environment.filters["count"] = _count
     environment.filters["duration"] = _duration
     template = environment.get_template("report.html.j2")
     systems = evaluation.systems

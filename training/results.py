@@ -145,8 +145,8 @@ class Evaluation:
             )
         conditions = self.conditions
         lines.append(
-            f"{conditions.utterances} utterances, {conditions.seconds / 3600:.2f} h,"
-            f" {conditions.speakers} speakers; {conditions.machine}, {conditions.dtype}"
+            f"utterances: {conditions.utterances}, hours: {conditions.seconds / 3600:.2f},"
+            f" speakers: {conditions.speakers}; {conditions.machine}, {conditions.dtype}"
         )
         if conditions.unused:
             lines.append(
