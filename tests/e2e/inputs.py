@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -60,7 +60,7 @@ def encoded_by_ffmpeg(samples: NDArray[np.float32], container: str, codec: str) 
     """Encode with FFmpeg, for what libsndfile cannot write."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
-        stream = output.add_stream(codec, rate=48_000, layout="mono")
+        stream = cast(av.AudioStream, output.add_stream(codec, rate=48_000, layout="mono"))
         resampler = av.AudioResampler(
             format=stream.codec_context.format or "fltp", layout="mono", rate=48_000
         )
@@ -73,9 +73,13 @@ def encoded_by_ffmpeg(samples: NDArray[np.float32], container: str, codec: str) 
 
 
 def raw(
-    name: str, body: bytes, status: int = 200, error: str | None = None, **headers: str
+    name: str,
+    body: bytes,
+    status: int = 200,
+    error: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Sent:
-    return Sent(name, {"data": body, "headers": headers}, status, error)
+    return Sent(name, {"data": body, "headers": headers or {}}, status, error)
 
 
 def form(
@@ -108,7 +112,7 @@ def good() -> tuple[Sent, ...]:
     samples = speech()
     wav = encoded(samples)
     return (
-        raw("wav", wav, **{"Content-Type": "audio/wav"}),
+        raw("wav", wav, headers={"Content-Type": "audio/wav"}),
         raw("flac", encoded(samples, kind="FLAC")),
         raw("ogg vorbis", encoded(samples, kind="OGG")),
         raw("mp3", encoded(samples, kind="MP3")),
