@@ -11,8 +11,8 @@ _FRAME = 160  # samples: 10 ms
 _SMOOTHED_FRAMES = 5
 _SHORTEST_PAUSE = 20  # frames: 0.2 s; closures of plosives inside words last up to 0.15 s
 _SHORTEST_REST = 100  # frames: 1 s; less than that at the end is too little context to recognize
-_DYNAMIC_RANGE = 60.0  # dB; what lies further below the loud frames is silence, digital or not
-_QUIET_PART = 0.25  # of the range between quiet and loud frames, in dB
+_DYNAMIC_RANGE = 40.0  # dB below the loud frames: silence from here on, digital or not
+_QUIET_PART = 0.25  # of the range between the quiet and the loud frames, in dB
 
 
 @dataclass(frozen=True)

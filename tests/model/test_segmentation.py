@@ -72,7 +72,7 @@ def test_no_sliver_is_left_at_the_end() -> None:
     assert spans[-1].end - spans[-1].start >= SAMPLE_RATE
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     seconds=st.floats(0, 30),
     max_seconds=st.floats(2, 12),

@@ -2,7 +2,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.transcript import CONTENT_TYPES, Segment, Transcript, Word, render
@@ -230,6 +230,7 @@ def segments(draw: st.DrawFn) -> Segment:
     return segment(text, draw(seconds), draw(seconds), words)
 
 
+@settings(deadline=None)
 @given(st.lists(segments(), max_size=5), st.sampled_from(["srt", "vtt"]))
 def test_cues_are_in_order_and_hold_the_whole_text(parts: list[Segment], form: str) -> None:
     whole = transcript(*parts)
