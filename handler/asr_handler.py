@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from handler.batch import BatchTranscriber, DeviceLost, Item
+from handler.batch import BatchTranscriber, DeviceLostError, Item
 from handler.config import read_handler_config, workers_of
 from handler.cpus import threads_for_worker
 from handler.metrics import report
@@ -68,7 +68,7 @@ class AsrHandler:
         ]
         try:
             batch = self._transcriber.answer(items)
-        except DeviceLost as error:
+        except DeviceLostError as error:
             # No later request could succeed in this process. TorchServe answers this batch with
             # 500 and starts a new worker only when the process ends.
             logger.critical("Leaving, so that TorchServe starts a new worker: %s", error)

@@ -58,7 +58,7 @@ class BatchAnswer:
     padded_seconds: float
 
 
-class DeviceLost(RuntimeError):
+class DeviceLostError(RuntimeError):
     """The GPU refuses all further work in this process; only a new worker helps."""
 
 
@@ -98,7 +98,7 @@ class BatchTranscriber:
         """Answer every item: its text, its own 4xx, or its own 5xx.
 
         Raises:
-            DeviceLost: when the GPU is gone for this process; nothing can be answered.
+            DeviceLostError: when the GPU is gone for this process; nothing can be answered.
         """
         start = time.perf_counter()
         read = list(self._pool.map(self._read, items))
@@ -193,7 +193,7 @@ def _guarded(work: Callable[[], Result], what: str) -> Result | Answer:
     except Exception as error:
         logger.exception("Unexpected error while %s", what)
         if is_device_lost(error):
-            raise DeviceLost(str(error)) from error
+            raise DeviceLostError(str(error)) from error
         return _error(
             HTTPStatus.INTERNAL_SERVER_ERROR,
             "internal_error",

@@ -34,6 +34,7 @@ class HandlerConfig(BaseModel):
 
     @property
     def audio_limits(self) -> AudioLimits:
+        """The limits in the form that the decoder of files takes."""
         return AudioLimits(max_bytes=self.max_audio_bytes, max_seconds=self.max_audio_seconds)
 
 

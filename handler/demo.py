@@ -16,6 +16,7 @@ REQUEST_SECONDS = 1200
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; the exit status is 0 when every file was transcribed."""
     # argparse and not jsonargparse: this also runs where only the serving set is installed.
     parser = argparse.ArgumentParser(prog="python -m handler.demo", description=__doc__)
     parser.add_argument("files", type=Path, nargs="*", help="recordings; by default our own clips")

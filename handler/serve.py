@@ -8,6 +8,7 @@ from handler.server import Ports, ServerError, TorchServe
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Serve until Ctrl-C; the exit status is 0 then, and 1 when the server could not be had."""
     # argparse and not jsonargparse: this also runs where only the serving set is installed.
     parser = argparse.ArgumentParser(prog="python -m handler.serve", description=__doc__)
     parser.add_argument(

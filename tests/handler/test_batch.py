@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from handler.asr_handler import AsrHandler
-from handler.batch import BatchAnswer, BatchTranscriber, DeviceLost, Item
+from handler.batch import BatchAnswer, BatchTranscriber, DeviceLostError, Item
 from handler.config import HandlerConfig
 from handler.transport import Part
 from model.audio import SAMPLE_RATE
@@ -113,7 +113,7 @@ def test_an_item_too_large_for_memory_gets_503_alone(error: BaseException) -> No
 
 def test_a_lost_gpu_is_not_hidden() -> None:
     recognizer = FragileRecognizer(raising(RuntimeError("CUDA error: device-side assert")))
-    with pytest.raises(DeviceLost):
+    with pytest.raises(DeviceLostError):
         answer(recognizer, wav(1), wav(POISON_SECONDS))
 
 

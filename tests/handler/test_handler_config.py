@@ -13,8 +13,8 @@ PROPERTIES = Path("handler/config.properties")
 
 def properties() -> dict[str, str]:
     lines = PROPERTIES.read_text().splitlines()
-    pairs = [line.split("=", 1) for line in lines if line and not line.startswith("#")]
-    return {name: value for name, value in pairs}
+    settings = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    return {name: value for name, _, value in settings}
 
 
 def test_the_shipped_model_config_is_valid_and_scales_to_a_fixed_number_of_workers() -> None:

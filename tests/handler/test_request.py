@@ -40,6 +40,18 @@ def refused(call: Any, *arguments: Any, **named: Any) -> RequestError:
     return caught.value
 
 
+OUTCOMES = {200, 400}
+
+
+def outcome(call: Any, *arguments: Any) -> int:
+    """Return the status that a caller would see."""
+    try:
+        call(*arguments)
+    except RequestError as error:
+        return error.status
+    return 200
+
+
 AUDIO = b"RIFF\x00\xff"
 
 
@@ -199,10 +211,8 @@ def test_bad_json_is_refused(body: str | bytes, type: str) -> None:
 
 @given(st.binary(max_size=200), st.sampled_from(["multipart/form-data", "application/json", "a/b"]))
 def test_no_body_causes_anything_but_a_request_or_a_4xx(body: bytes, media_type: str) -> None:
-    try:
-        parse_request([Part("body", "", body)], {"content-type": media_type}, SERVED)
-    except RequestError as error:
-        assert 400 <= error.status < 500
+    part = Part("body", "", body)
+    assert outcome(parse_request, [part], {"content-type": media_type}, SERVED) in OUTCOMES
 
 
 WORDS = st.text(st.sampled_from("a0 \u00e9\x00\U0001f600"), max_size=4)
@@ -215,10 +225,7 @@ WORDS = st.text(st.sampled_from("a0 \u00e9\x00\U0001f600"), max_size=4)
     )
 )
 def test_no_json_option_causes_anything_but_a_request_or_a_4xx(options: dict[str, Any]) -> None:
-    try:
-        json_body(json.dumps({"audio": "", **options}))
-    except RequestError as error:
-        assert 400 <= error.status < 500
+    assert outcome(json_body, json.dumps({"audio": "", **options})) in OUTCOMES
 
 
 def test_a_long_value_is_cut_in_the_message() -> None:
