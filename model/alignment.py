@@ -46,9 +46,7 @@ def align_words(logprobs: Tensor, text: str, characters: Characters) -> list[Wor
     labels: list[int] = []
     words: list[_Spelled] = []
     for word in text.split():
-        spelled = characters.spell(word) or (
-            [wildcard] if any(c.isalnum() for c in word) else []
-        )
+        spelled = characters.spell(word) or ([wildcard] if any(c.isalnum() for c in word) else [])
         if not spelled:  # a dash on its own has no sound; it goes with the word before it
             if words:
                 words[-1] = replace(words[-1], word=f"{words[-1].word} {word}")

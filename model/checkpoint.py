@@ -73,7 +73,7 @@ class ModelConfig:
         """
         values = json.loads(text)
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ValueError(f"it must be an object with \"format\": {FORMAT}")
+            raise ValueError(f'it must be an object with "format": {FORMAT}')
         try:
             dimensions = ModelDimensions(**values.pop("dimensions", {}))
             return cls(dimensions=dimensions, **values)

@@ -6,6 +6,7 @@ beyond a clip's end are masked wherever they could reach a valid one.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -212,11 +213,16 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(width) for _ in range(dims.text_layers))
         self.layer_norm = nn.LayerNorm(width)
 
+    def _layers(self) -> Iterator[DecoderLayer]:
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            yield layer
+
     def start(self, encoded: Tensor, frames: Tensor) -> DecoderCache:
         """Begin a batch: `encoded` (batch, length, width) with `frames` (batch,) valid ones each."""
         mask = frame_mask(frames, encoded.shape[1])
         return DecoderCache(
-            audio=[layer.encoder_attn.keys_values(encoded) for layer in self.layers],
+            audio=[layer.encoder_attn.keys_values(encoded) for layer in self._layers()],
             text=[],
             mask=None if mask is None else mask[:, None, None, :],
         )
@@ -245,7 +251,7 @@ class Decoder(nn.Module):
             )
         assert first or length == 1
         x = self.embed_tokens(tokens) + self.embed_positions.weight[past : past + length]
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self._layers()):
             normed = layer.self_attn_layer_norm(x)
             keys, values = layer.self_attn.keys_values(normed)
             if first:

@@ -216,7 +216,9 @@ class Recognizer:
         Pieces of silence are in none.
         """
         audible = [
-            i for i, p in enumerate(pieces) if len(p.waveform) and p.waveform.abs().max() > SILENCE_PEAK
+            i
+            for i, p in enumerate(pieces)
+            if len(p.waveform) and p.waveform.abs().max() > SILENCE_PEAK
         ]
         for mode in ("accurate", "fast"):
             group: list[int] = []

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as BytePairs
 
 # Characters of music, brackets and markup: text that tells of a sound instead of speech, such as
 # "[applause]" or "♪". Whisper learnt them from subtitles; a transcript does not want them.
-_NON_SPEECH = frozenset("\"#()*+/:;<=>@[\\]^_`{|}~「」『』♩♪♫♬♭♮♯-")
+_NON_SPEECH = frozenset('"#()*+/:;<=>@[\\]^_`{|}~「」『』♩♪♫♬♭♮♯-')
 # A hyphen or an apostrophe inside a word is speech; as a token of its own after a space it is not.
 _NON_SPEECH_ALONE = (" -", " '")
 

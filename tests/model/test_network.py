@@ -1,0 +1,187 @@
+"""The network is Whisper's, at any length."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import WhisperConfig, WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperForConditionalGeneration
+
+from model.audio import load_audio
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from model.features import LogMel
+from model.network import ModelDimensions, Network
+from model.search import greedy_search
+from model.whisper import from_whisper
+from tests.random_checkpoint import SHIPPED, make_random_checkpoint
+
+CLIPS = sorted((Path(__file__).parents[1] / "fixtures").glob("*.*"))
+CLIPS = [c for c in CLIPS if c.suffix in (".flac", ".mp3", ".ogg", ".m4a", ".webm", ".wav")]
+
+
+def reference(checkpoint: Checkpoint, positions: int) -> WhisperForConditionalGeneration:
+    """Hugging Face's Whisper with the same weights, for inputs of `positions` encoder frames."""
+    dims = checkpoint.config.dimensions
+    config = WhisperConfig(
+        vocab_size=dims.vocabulary,
+        num_mel_bins=dims.n_mels,
+        encoder_layers=dims.audio_layers,
+        decoder_layers=dims.text_layers,
+        encoder_attention_heads=dims.audio_width // 64,
+        decoder_attention_heads=dims.text_width // 64,
+        d_model=dims.audio_width,
+        encoder_ffn_dim=4 * dims.audio_width,
+        decoder_ffn_dim=4 * dims.text_width,
+        max_source_positions=positions,
+        max_target_positions=dims.text_positions,
+        pad_token_id=0,
+    )
+    model = WhisperForConditionalGeneration(config).eval()
+    network = checkpoint.network
+    state = {f"model.{k}": v for k, v in network.state_dict().items() if not k.startswith("ctc.")}
+    state["model.encoder.embed_positions.weight"] = network.encoder.embed_positions[:positions]
+    missing, unknown = model.load_state_dict(state, strict=False)
+    assert missing in ([], ["proj_out.weight"]) and not unknown
+    model.tie_weights()
+    return model
+
+
+@torch.inference_mode()
+def reference_greedy(
+    model: WhisperForConditionalGeneration,
+    features: torch.Tensor,
+    checkpoint: Checkpoint,
+    most: int,
+) -> list[int]:
+    """Greedy search without a cache, one clip, as plainly as it can be written."""
+    tokenizer = checkpoint.tokenizer
+    encoded = model.model.encoder(features)
+    tokens: list[int] = []
+    while len(tokens) < most:
+        fed = torch.tensor([[*tokenizer.prompt, *tokens]])
+        scores = model(encoder_outputs=encoded, decoder_input_ids=fed, use_cache=False).logits[
+            0, -1
+        ]
+        scores[tokenizer.suppressed] = -torch.inf
+        if not tokens:
+            scores[tokenizer.suppressed_first] = -torch.inf
+        token = int(scores.argmax())
+        if token == tokenizer.end:
+            break
+        tokens.append(token)
+    return tokens
+
+
+def test_features_are_whispers(sound):
+    waveform = sound(7.3, 1)
+    theirs = WhisperFeatureExtractor(feature_size=80)(
+        waveform.numpy(), sampling_rate=16_000, return_tensors="pt"
+    ).input_features
+    ours = LogMel(80).whisper(waveform[None])
+    assert ours.shape == theirs.shape == (1, 80, 3000)
+    assert torch.allclose(ours, theirs, atol=2e-4)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 1.0, 3.33, 29.4])
+def test_encoder_and_decoder_are_whispers_at_the_clips_own_length(
+    random_checkpoint, sound, seconds
+):
+    network = random_checkpoint.network
+    waveform = sound(seconds, 2)
+    features, frames = random_checkpoint.features(waveform[None], torch.tensor([len(waveform)]))
+    model = reference(random_checkpoint, int(frames))
+    tokens = torch.randint(random_checkpoint.config.dimensions.vocabulary, (1, 30))
+    with torch.inference_mode():
+        encoded = network.encoder(features, frames)
+        scores = network.decoder(tokens, network.decoder.start(encoded, frames))
+        theirs = model(input_features=features, decoder_input_ids=tokens)
+    assert torch.allclose(encoded, theirs.encoder_last_hidden_state, atol=1e-5)
+    assert torch.allclose(scores, theirs.logits, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", CLIPS, ids=lambda c: c.name)
+@pytest.mark.parametrize("padded", [True, False], ids=["30 s", "own length"])
+def test_writes_the_same_tokens_as_the_reference_with_the_shipped_weights(clip, padded):
+    checkpoint = load_checkpoint(SHIPPED)
+    waveform = load_audio(clip)
+    if padded:
+        features = checkpoint.features.whisper(waveform[None])
+        frames = torch.tensor([1500])
+    else:
+        features, frames = checkpoint.features(waveform[None], torch.tensor([len(waveform)]))
+    encoded = checkpoint.network.encoder(features, frames)
+    (found,) = greedy_search(checkpoint.network.decoder, encoded, frames, checkpoint.tokenizer)
+    model = reference(checkpoint, int(frames))
+    assert len(found.tokens) > 3
+    assert list(found.tokens) == reference_greedy(model, features, checkpoint, 200)
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_starts_from_any_whisper_file(random_checkpoint, tmp_path, prefix):
+    theirs = reference(random_checkpoint, 1500).model.state_dict()
+    save_file({prefix + k: v.contiguous() for k, v in theirs.items()}, tmp_path / "w.safetensors")
+    random_checkpoint.tokenizer.pairs.save(str(tmp_path / "tokenizer.json"))
+    started = from_whisper(tmp_path / "w.safetensors", tmp_path / "tokenizer.json", ctc_layers=2)
+    assert started.config.dimensions.audio_width == 64
+    assert started.config.dimensions.ctc_layers == 2
+    for name, value in random_checkpoint.network.state_dict().items():
+        if not name.startswith("ctc."):
+            assert torch.equal(started.network.state_dict()[name], value)
+
+
+def test_refuses_a_start_that_is_not_whispers(tmp_path, random_folder):
+    save_file({"layer.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="is not a Whisper model"):
+        from_whisper(tmp_path / "other.safetensors", random_folder / "tokenizer.json")
+
+
+def test_command_line_makes_a_start(random_checkpoint, tmp_path):
+    theirs = reference(random_checkpoint, 1500).model.state_dict()
+    save_file({k: v.contiguous() for k, v in theirs.items()}, tmp_path / "w.safetensors")
+    random_checkpoint.tokenizer.pairs.save(str(tmp_path / "tokenizer.json"))
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "model.whisper",
+            tmp_path / "w.safetensors",
+            tmp_path / "tokenizer.json",
+            tmp_path / "start",
+        ],
+        check=True,
+    )
+    assert load_checkpoint(tmp_path / "start").config.dimensions.ctc_layers == 1
+
+
+def test_refuses_audio_longer_than_its_positions(random_checkpoint):
+    with pytest.raises(ValueError, match="1501 encoder frames; this network takes at most 1500"):
+        random_checkpoint.network.encoder(torch.zeros(1, 80, 3002), torch.tensor([1501]))
+
+
+def test_refuses_sizes_that_cannot_be():
+    good = {
+        "n_mels": 80,
+        "audio_positions": 1500,
+        "audio_width": 64,
+        "audio_layers": 1,
+        "text_positions": 448,
+        "text_width": 64,
+        "text_layers": 1,
+        "vocabulary": 300,
+        "ctc_layers": 0,
+        "ctc_labels": 29,
+    }
+    Network(ModelDimensions(**good))
+    with pytest.raises(ValueError, match="audio_width is 65"):
+        ModelDimensions(**good | {"audio_width": 65, "text_width": 65})
+    with pytest.raises(ValueError, match="vocabulary is 0"):
+        ModelDimensions(**good | {"vocabulary": 0})
+
+
+def test_weights_file_has_no_position_table(tmp_path):
+    folder = make_random_checkpoint(tmp_path / "c")
+    assert "encoder.embed_positions" not in load_file(folder / "model.safetensors")

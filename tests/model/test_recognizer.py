@@ -1,0 +1,157 @@
+"""The recognizer: any number of waveforms of any length, each as if it were alone."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jiwer import wer
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from model.recognizer import Recognizer, TranscribeOptions
+from tests.random_checkpoint import SHIPPED
+
+FAST, ACCURATE = TranscribeOptions(mode="fast"), TranscribeOptions(mode="accurate")
+
+
+@pytest.fixture(scope="module")
+def random_recognizer(random_folder) -> Recognizer:
+    return Recognizer.load(random_folder, device="cpu", dtype="float32")
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.05, 4.0), st.integers(0, 99), st.sampled_from([FAST, ACCURATE])),
+        min_size=1,
+        max_size=6,
+    )
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_padding_does_not_leak_encoder_and_ctc(random_recognizer, sound, clips):
+    recognizer = random_recognizer
+    waveforms = [sound(seconds, seed) for seconds, seed, _ in clips]
+    features, frames = recognizer.features(
+        torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True),
+        torch.tensor([len(w) for w in waveforms]),
+    )
+    together = recognizer.network.encoder(features, frames)
+    heard = recognizer.network.ctc(together, frames)
+    for i, waveform in enumerate(waveforms):
+        alone, count = recognizer.features(waveform[None], torch.tensor([len(waveform)]))
+        n = int(count)
+        assert n == frames[i]
+        encoded = recognizer.network.encoder(alone, count)
+        assert torch.allclose(together[i, :n], encoded[0], atol=1e-4)
+        assert torch.allclose(heard[i, :n], recognizer.network.ctc(encoded, count)[0], atol=1e-4)
+
+
+@pytest.mark.slow
+@given(
+    order=st.permutations(range(6)),
+    modes=st.lists(st.sampled_from([FAST, ACCURATE]), min_size=6, max_size=6),
+)
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_batch_gives_the_texts_of_its_items(shipped_recognizer, speech, order, modes):
+    waveforms = [speech[i % len(speech)][: 16_000 * (2 + i)] for i in order]
+    together = shipped_recognizer.transcribe(waveforms, modes).transcripts
+    for waveform, mode, transcript in zip(waveforms, modes, together, strict=True):
+        (alone,) = shipped_recognizer.transcribe([waveform], mode).transcripts
+        assert transcript.text == alone.text
+        assert [w.start for w in transcript.words] == [w.start for w in alone.words]
+
+
+def test_silence_has_no_text(random_recognizer):
+    quiet = [torch.zeros(16_000), torch.zeros(0), torch.full((8_000,), 5e-5)]
+    for options in (FAST, ACCURATE):
+        result = random_recognizer.transcribe(quiet, options)
+        assert [t.text for t in result.transcripts] == ["", "", ""]
+        assert [t.segments for t in result.transcripts] == [(), (), ()]
+    assert result.padded_seconds == 0
+    assert result.audio_seconds == pytest.approx(1.5)
+
+
+def test_no_waveform_is_no_transcript(random_recognizer):
+    assert random_recognizer.transcribe([]).transcripts == []
+
+
+def test_groups_stay_below_the_cap(random_folder, sound):
+    recognizer = Recognizer.load(random_folder, dtype="float32", max_batch_seconds=30.0)
+    waveforms = [sound(s, 1) for s in (1, 9, 2, 8, 12, 3, 20)]
+    result = recognizer.transcribe(waveforms, FAST)
+    # Sorted: 1 2 3 | 8 9 | 12 | 20 would pad 3×3 + 2×9 + 12 + 20; the cap allows 1 2 3 together
+    # with 8 only while 4 × 8 ≤ 30.
+    assert result.padded_seconds == pytest.approx(3 * 3 + 3 * 9 - 9 + 12 + 20)
+    assert result.audio_seconds == pytest.approx(55)
+
+
+def test_refuses_what_is_not_a_waveform(random_recognizer):
+    with pytest.raises(ValueError, match=r"float32 \(samples,\)"):
+        random_recognizer.transcribe([torch.zeros(2, 16_000)])
+    with pytest.raises(ValueError, match=r"float32 \(samples,\)"):
+        random_recognizer.transcribe([torch.zeros(16_000, dtype=torch.int16)])
+    with pytest.raises(ValueError, match="1 options for 2 waveforms"):
+        random_recognizer.transcribe([torch.zeros(9), torch.zeros(9)], [FAST])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "abacus"}, "device is 'abacus'"),
+        ({"dtype": "int3"}, "dtype is 'int3'"),
+        ({"max_batch_seconds": 10}, "max_batch_seconds is 10"),
+    ],
+)
+def test_refuses_wrong_settings(random_folder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Recognizer.load(random_folder, **arguments)
+
+
+@pytest.mark.slow
+def test_transcribes_the_clips(shipped_recognizer, speech, texts):
+    found = [t.text for t in shipped_recognizer.transcribe(speech).transcripts]
+    normalize = EnglishTextNormalizer()
+    assert wer(list(map(normalize, texts)), list(map(normalize, found))) <= 0.15, found
+    assert all(t[0].isupper() and t[-1] in ".?!" for t in found), found
+
+
+@pytest.mark.slow
+def test_a_long_recording_has_the_times_of_its_parts(shipped_recognizer, speech):
+    pause = torch.zeros(16_000)
+    joined = torch.cat([part for clip in speech * 4 for part in (clip, pause)])
+    (whole,) = shipped_recognizer.transcribe([joined]).transcripts
+    assert whole.duration > 60
+    starts = [w.start for w in whole.words]
+    assert starts == sorted(starts)
+    assert all(s.start < s.end <= whole.duration for s in whole.segments)
+    offset, matched, total = 0.0, 0, 0
+    for clip in speech * 4:
+        (alone,) = shipped_recognizer.transcribe([clip]).transcripts
+        for word in alone.words:
+            total += 1
+            matched += any(
+                w.word == word.word and abs(w.start - offset - word.start) < 0.12
+                for w in whole.words
+            )
+        offset += len(clip) / 16_000 + 1.0
+    assert matched >= 0.9 * total
+
+
+@pytest.mark.slow
+def test_shipped_checkpoint_writes_nothing_for_silence_and_noise(shipped_recognizer):
+    generator = torch.Generator().manual_seed(0)
+    hiss = 0.01 * torch.randn(5 * 16_000, generator=generator)
+    hum = 0.05 * torch.sin(2 * torch.pi * 50 * torch.arange(5 * 16_000) / 16_000)
+    for options in (ACCURATE, FAST):
+        result = shipped_recognizer.transcribe([hiss, hum, torch.zeros(80_000)], options)
+        assert [t.text for t in result.transcripts] == ["", "", ""]
+
+
+@pytest.mark.slow
+def test_sentences_are_segments(shipped_recognizer, speech):
+    for transcript in shipped_recognizer.transcribe(speech).transcripts:
+        assert " ".join(s.text for s in transcript.segments) == transcript.text
+        for segment in transcript.segments[:-1]:
+            assert segment.text[-1] in ".?!"
+
+
+def test_the_shipped_checkpoint_is_small_enough():
+    assert (SHIPPED / "model.safetensors").stat().st_size <= 80_000_000

@@ -1,0 +1,82 @@
+"""Texts to numbers and back."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.tokenizer import Characters, Tokenizer
+from tests.random_checkpoint import SHIPPED
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Tokenizer:
+    return Tokenizer.from_file(SHIPPED / "tokenizer.json", 51_864)
+
+
+@given(st.text(string.ascii_letters + " .,?!'", max_size=60))
+def test_a_text_comes_back(shipped, text):
+    text = " ".join(text.split())
+    assert shipped.decode(shipped.encode(text)) == text
+
+
+def test_the_prompt_is_whispers(shipped):
+    assert shipped.prompt == (50257, 50362)
+    assert (shipped.end, shipped.no_speech) == (50256, 50361)
+
+
+def test_words_may_be_written_and_symbols_may_not(shipped):
+    banned = set(shipped.suppressed)
+    assert not banned & set(shipped.encode("It's five o'clock, well-known; 20% and $5."[:18]))
+    for text in ("♪", "[", "(", "#"):
+        assert banned & set(shipped.pairs.encode(text, add_special_tokens=False).ids), text
+    assert shipped.end not in banned
+    assert {50257, 50362, 51_863} <= banned  # start, no timestamps, the last timestamp
+
+
+def test_an_english_model_refuses_another_language():
+    with pytest.raises(ValueError, match="language is 'de'; this is an English model"):
+        Tokenizer.from_file(SHIPPED / "tokenizer.json", 51_864, language="de")
+
+
+def test_names_a_file_that_is_no_tokenizer(tmp_path):
+    (tmp_path / "t.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"t\.json is not a tokenizer file"):
+        Tokenizer.from_file(tmp_path / "t.json", 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        ("The dog's café.", "the dog's cafe"),
+        ("“Don’t!” — she said", "don't she said"),
+        ("'quoted' word", "quoted word"),
+        ("1984 was", "was"),
+        ("", ""),
+        (" - ", ""),
+    ],
+)
+def test_spells_words_as_they_sound_in_letters(text, spelled):
+    characters = Characters()
+    assert characters.decode(characters.encode(text)) == spelled
+
+
+@given(st.text(max_size=80))
+def test_labels_are_never_the_blank_and_never_two_spaces(text):
+    characters = Characters()
+    labels = characters.encode(text)
+    assert all(0 < label < len(characters) for label in labels)
+    decoded = characters.decode(labels)
+    assert decoded == " ".join(decoded.split())
+
+
+def test_knows_which_texts_it_can_spell():
+    assert Characters().covers("the dog's café, well")
+    assert not Characters().covers("in 1984")
+    assert not Characters().covers("добрый")
+
+
+def test_refuses_characters_without_a_space():
+    with pytest.raises(ValueError, match="the space among them"):
+        Characters("abc")
