@@ -32,6 +32,7 @@ class Range(BaseModel):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
+        """Summarize values, rounded to three digits."""
         smallest, median, percentile_95, largest = np.percentile(values, [0, 50, 95, 100])
         return cls(
             smallest=round(float(smallest), 3),

@@ -22,13 +22,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.audio import SAMPLE_RATE, AudioError, load_audio
-from model.checkpoint import WEIGHTS
+from model.checkpoint import WEIGHTS, CheckpointError, load_checkpoint
 from model.recognizer import Mode, Recognizer, TranscribeOptions
 from training.arguments import parse_config
 from training.corpus_statistics import fingerprint
 from training.files import write_text
 from training.machine import Machine
 from training.manifest import Utterance, read_manifest
+from training.padded import transcribe_padded
 from training.report import render_report
 from training.results import (
     Conditions,
@@ -62,6 +63,10 @@ class EvaluateConfig(BaseModel):
         default=("accurate", "fast"),
         min_length=1,
         description="accurate, fast, or both, which is the default",
+    )
+    baseline: Path | None = Field(
+        default=None,
+        description="checkpoint of Whisper's own weights, measured beside: padded to 30 s, greedy",
     )
     device: str = Field(default="auto", description="auto is a GPU where there is one")
     dtype: str = Field(default="auto", description="float32, bfloat16, or what fits the device")
@@ -113,6 +118,8 @@ def evaluate(config: EvaluateConfig, *, command: str, progress: bool = False) ->
     ]
     unused = [Unused(f"line {line.line}", line.reason) for line in rejected]
     systems: dict[str, Transcriber] = {m: _transcriber(recognizer, m) for m in config.mode}
+    if config.baseline is not None:
+        systems["baseline"] = _baseline(config.baseline, recognizer)
     measured = _transcribe(clips, systems, progress)
     unused += measured.unused
     if not measured.seconds:
@@ -174,6 +181,16 @@ def _transcriber(recognizer: Recognizer, mode: Mode) -> Transcriber:
     """Transcribe as a caller of the endpoint gets it who asks for nothing but the mode."""
     options = TranscribeOptions(mode=mode)
     return lambda waveforms: [t.text for t in recognizer.transcribe(waveforms, options).transcripts]
+
+
+def _baseline(folder: Path, recognizer: Recognizer) -> Transcriber:
+    """Whisper's own way on the recognizer's device, in its precision."""
+    try:
+        checkpoint = load_checkpoint(folder)
+    except CheckpointError as error:
+        raise EvaluationError(str(error)) from error
+    checkpoint.network.to(recognizer.device, next(recognizer.network.parameters()).dtype)
+    return lambda waveforms: transcribe_padded(checkpoint, waveforms)
 
 
 @dataclass(frozen=True)
@@ -240,6 +257,7 @@ def _sha256(path: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     prog = "python -m training.evaluate"
     config = parse_config(EvaluateConfig, prog, words, several=("mode",))

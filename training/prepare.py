@@ -429,6 +429,7 @@ def summary(prepared: Prepared, output: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
     config = parse_config(
         PrepareConfig,
         "python -m training.prepare",

@@ -2,6 +2,8 @@
 
     python -m training.punctuate --checkpoint START --manifest train.jsonl --output train.written.jsonl
 
+START is a checkpoint that writes punctuation: the shipped one, or with --padded one of Whisper's own.
+
 Speech corpora hold bare words; training a decoder on them would unlearn punctuation. Here a recognizer
 writes each utterance its own way, and the words that were really said, taken from the manifest, are put
 into its text: where it heard the word, its spelling stands; where it misheard, the right word takes the
@@ -12,23 +14,22 @@ wrong one's place, capital and punctuation kept. The result is the key `written`
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
-import torch
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from model.audio import load_audio
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.search import greedy_search
+from model.recognizer import Recognizer, TranscribeOptions
 from training.manifest import Utterance, read_manifest, write_manifest
+from training.padded import transcribe_padded
 
-# Padded clips decoded at once.
-BATCH = 16
+# Utterances decoded from their files at once.
+_CHUNK = 64
 _PUNCTUATION = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 _normalize = EnglishTextNormalizer()
 
@@ -93,20 +94,17 @@ def _parts(word: str) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-@torch.inference_mode()
-def hear(checkpoint: Checkpoint, utterances: list[Utterance]) -> Iterator[tuple[Utterance, str]]:
-    """Transcribe utterances padded to 30 s, as Whisper's own weights want it; shortest text loops are
-    left as they are heard."""
-    positions = checkpoint.config.dimensions.audio_positions
-    for first in tqdm(range(0, len(utterances), BATCH), desc="hearing", unit="batch"):
-        chunk = utterances[first : first + BATCH]
+def hear(checkpoint: Checkpoint, utterances: Sequence[Utterance], padded: bool) -> Iterator[str]:
+    """Transcribe utterances, in order; `padded` as `training.padded` tells."""
+    recognizer = Recognizer(checkpoint)
+    options = TranscribeOptions(word_timestamps=False)
+    for first in tqdm(range(0, len(utterances), _CHUNK), desc="hearing", unit="batch"):
+        chunk = utterances[first : first + _CHUNK]
         waveforms = [load_audio(u.audio_filepath) for u in chunk]
-        features = checkpoint.features.whisper(pad_sequence(waveforms, batch_first=True))
-        frames = torch.full((len(chunk),), positions)
-        encoded = checkpoint.network.encoder(features, frames)
-        found = greedy_search(checkpoint.network.decoder, encoded, frames, checkpoint.tokenizer)
-        for utterance, decoded in zip(chunk, found, strict=True):
-            yield utterance, checkpoint.tokenizer.decode(decoded.tokens)
+        if padded:
+            yield from transcribe_padded(checkpoint, waveforms)
+        else:
+            yield from (t.text for t in recognizer.transcribe(waveforms, options).transcripts)
 
 
 def main() -> None:
@@ -115,16 +113,17 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--padded", action="store_true", help="pad clips to 30 s, for Whisper's own weights"
+    )
     args = parser.parse_args()
     utterances, rejected = read_manifest(args.manifest)
     for line in rejected:
         print(f"{line.manifest}:{line.line}: {line.reason}", file=sys.stderr)
-    checkpoint = load_checkpoint(args.checkpoint)
-    if torch.cpu._is_amx_tile_supported():
-        checkpoint.network.to(torch.bfloat16)
+    texts = hear(load_checkpoint(args.checkpoint), utterances, args.padded)
     result = [
         replace(utterance, written=written_form(utterance.text, heard))
-        for utterance, heard in hear(checkpoint, utterances)
+        for utterance, heard in zip(utterances, texts, strict=True)
     ]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(args.output, result)

@@ -40,6 +40,7 @@ class WrittenForm:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:
+        """Count words, capitals and marks of texts."""
         written = [text.strip() for text in texts if text.strip()]
         words = sum(len(text.split()) for text in written)
         marks = sum(len(re.findall(r"[.,?!;:](?=\W|$)", text)) for text in written)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import zip_longest
 from typing import Any, Literal
 
 import jiwer
@@ -68,6 +69,7 @@ class ScoredPair:
 
     @cached_property
     def steps(self) -> Counter[Step]:
+        """How often each kind of step stands in the alignment."""
         return Counter(word.step for word in self.alignment)
 
     @property
@@ -77,6 +79,7 @@ class ScoredPair:
 
     @property
     def word_errors(self) -> int:
+        """Substitutions, deletions and insertions."""
         return len(self.alignment) - self.steps["equal"]
 
     @property
@@ -111,6 +114,7 @@ class Rate:
 
     @property
     def value(self) -> float:
+        """Errors for each word (or character) of the reference."""
         return self.errors / self.total
 
 
@@ -160,10 +164,12 @@ class Scores:
 
     @property
     def looped(self) -> list[ScoredPair]:
+        """Utterances whose text repeats itself as the reference does not."""
         return [s for s in (*self.utterances, *self.empty_references) if s.looped]
 
     @property
     def empty(self) -> list[ScoredPair]:
+        """Utterances that came back without a word."""
         return [scored for scored in self.utterances if scored.empty]
 
 
@@ -274,14 +280,9 @@ def _aligned_words(
     for chunk in chunks:
         said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
         heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for place in range(max(len(said), len(heard))):
-            aligned.append(
-                AlignedWord(
-                    chunk.type,
-                    said[place] if place < len(said) else None,
-                    heard[place] if place < len(heard) else None,
-                )
-            )
+        aligned += [
+            AlignedWord(chunk.type, a, b) for a, b in zip_longest(said, heard, fillvalue=None)
+        ]
     return aligned
 
 

@@ -11,7 +11,7 @@ import copy
 import json
 import math
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -159,7 +159,9 @@ class Run:
     @property
     def identity(self) -> str:
         """What a resumed run must share with the one that it goes on with."""
-        return self.config.model_dump_json(exclude={"resume", "output", "push_gateway", "save_every"})
+        return self.config.model_dump_json(
+            exclude={"resume", "output", "push_gateway", "save_every"}
+        )
 
 
 def train(config: TrainConfig) -> Path:
@@ -267,8 +269,9 @@ def _state(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Average, str]:
 
 def backward(run: Run, wrapped: nn.Module, batch: object, last: bool) -> dict[str, Tensor]:
     """Add a batch's gradients; processes exchange them with the last of a step only."""
-    distributed = isinstance(wrapped, DistributedDataParallel)
-    silent = wrapped.no_sync() if distributed and not last else nullcontext()
+    silent: AbstractContextManager[object] = nullcontext()
+    if isinstance(wrapped, DistributedDataParallel) and not last:
+        silent = wrapped.no_sync()
     with silent:
         with run.processes.autocast_context(run.config.precision):
             parts: dict[str, Tensor] = wrapped(batch)
@@ -305,7 +308,7 @@ def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
         progress.best = wer
         folders.append("best")
     provenance = {
-        "start": str(config.start),
+        "start": config.start.name,
         "steps": progress.step,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "dev": {name: round(value, 5) for name, value in figures.items()},
@@ -321,12 +324,13 @@ def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
 
 def model_card(config: TrainConfig, provenance: dict[str, object]) -> str:
     """Markdown that tells how the weights were made."""
+    paths = {"train", "dev", "start", "output", "teacher", "push_gateway", "resume"}
+    recipe = yaml.safe_dump(config.model_dump(mode="json", exclude=paths), sort_keys=False)
     return (
         "# Steno checkpoint\n\n"
         f"Trained from `{config.start.name}` by `python -m training.train`.\n\n"
         f"```json\n{json.dumps(provenance, indent=2)}\n```\n\n"
-        f"## Configuration\n\n```yaml\n"
-        f"{yaml.safe_dump(config.model_dump(mode='json'), sort_keys=False)}```\n"
+        f"## Configuration\n\n```yaml\n{recipe}```\n"
     )
 
 

@@ -18,7 +18,9 @@ BATCH = 16
 
 @torch.no_grad()
 def validate(
-    checkpoint: Checkpoint, utterances: Sequence[Utterance], precision: AbstractContextManager[object]
+    checkpoint: Checkpoint,
+    utterances: Sequence[Utterance],
+    precision: AbstractContextManager[object],
 ) -> dict[str, float]:
     """WER (0 to 1) of both modes, as `wer_accurate` and `wer_fast`, and the share of looped texts."""
     network = checkpoint.network

@@ -1,0 +1,71 @@
+# Steno. Each target installs what it needs into .venv, from the package indexes alone.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+SETS := dev serving training pipelines install
+
+CHECKPOINT ?= model/shipped
+DIST ?= dist
+RUN ?= runs/mine
+CONFIG ?= training/configs/finetune.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test test-quick lint format train evaluate package bench-length lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: package ## Transcribe real clips through TorchServe, or yours: make demo FILE=talk.mp3
+	@$(BIN)/python -m handler.demo --model-store $(DIST) $(if $(FILE),"$(FILE)")
+
+serve: package ## Serve on port 8080 until Ctrl-C, and print the curl line to use
+	@$(BIN)/python -m handler.serve --model-store $(DIST)
+
+package: .venv/serving.done ## Pack CHECKPOINT into dist/asr.mar
+	@$(BIN)/python -m training.package --checkpoint $(CHECKPOINT) --output $(DIST)
+
+train: .venv/training.done ## Train: make train TRAIN=train.jsonl DEV=dev.jsonl [RUN=runs/mine] [CONFIG=…]
+	@test -n "$(TRAIN)" -a -n "$(DEV)" || { echo "give the manifests: make train TRAIN=train.jsonl DEV=dev.jsonl (see docs/training.md)"; exit 2; }
+	@$(BIN)/python -m training.train --config $(CONFIG) --train $(TRAIN) --dev $(DEV) --output $(RUN) $(ARGS)
+
+evaluate: .venv/training.done ## Measure: make evaluate MANIFEST=test.jsonl [CHECKPOINT=runs/mine/best] [BASELINE=…]
+	@test -n "$(MANIFEST)" || { echo "give the manifest: make evaluate MANIFEST=test.jsonl (see docs/training.md)"; exit 2; }
+	@$(BIN)/python -m training.evaluate --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --output runs/evaluation $(if $(BASELINE),--baseline $(BASELINE)) $(ARGS)
+
+test: .venv/dev.done ## Run all tests, with the real servers
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-quick: .venv/dev.done ## Run the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: .venv/dev.done ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: .venv/dev.done ## Format the code
+	@$(BIN)/ruff format .
+
+bench-length: .venv/serving.done ## What a short clip costs at its own length, against 30 s of padding
+	@$(BIN)/python -m tests.benchmarks.own_length --checkpoint $(CHECKPOINT)
+
+lock: .venv/install.done ## Compile requirements/*.txt from pyproject.toml
+	@for set in $(SETS); do \
+	  $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --no-emit-index-url --group $$set $$(test $$set = dev || echo -c requirements/dev.txt) \
+	    -o requirements/$$set.txt || exit 1; \
+	done
+
+clean: ## Remove what was built, but not .venv and runs
+	rm -rf $(DIST) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv/install.done: requirements/install.txt
+	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) is needed (3.11); name another with PYTHON=…"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.venv/%.done: requirements/%.txt .venv/install.done
+	@echo "Installing the $* set …"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $<
+	@touch $@
