@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped.")
         return 130
-    print(f"{len(files) - sum(failures)} of {len(files)} files transcribed; TorchServe is stopped.")
+    print(
+        f"\n{len(files) - sum(failures)} of {len(files)} files transcribed; TorchServe is stopped."
+    )
     return 1 if any(failures) else 0
 
 
@@ -68,7 +70,7 @@ def _transcribe(server: TorchServe, file: Path, mode: str) -> bool:
     elapsed = time.perf_counter() - start
     print(f"\n{file.name}")
     if not response.ok:
-        print(f"  refused with {response.status_code}: {_reason(response)}\n")
+        print(f"  refused with {response.status_code}: {_reason(response)}")
         return False
     print(describe(response.json(), elapsed))
     return True
@@ -89,14 +91,14 @@ def describe(transcript: dict[str, Any], elapsed: float) -> str:
     speed = duration / elapsed if elapsed > 0 else 0.0
     lines = [
         f"  {transcript['text'].strip() or '(no speech)'}",
-        f"  {duration:.1f} s of audio in {elapsed:.2f} s ({speed:.0f} x real time)",
+        f"  {duration:.1f} s of audio in {elapsed:.2f} s ({speed:.1f} x real time)",
     ]
     for word in transcript.get("words", []):
         confidence = f"{word['confidence']:.2f}" if "confidence" in word else ""
         lines.append(
             f"    {word['start']:7.2f} - {word['end']:6.2f}  {word['word']:<20}{confidence}"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
