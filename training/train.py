@@ -10,6 +10,7 @@ checkpoints `best` (lowest WER on dev) and `last`, both of the running average o
 import copy
 import json
 import math
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -334,10 +335,17 @@ def model_card(config: TrainConfig, provenance: dict[str, object]) -> str:
     )
 
 
-def main() -> None:
-    """Command line, see the module's text."""
-    train(parse_config(TrainConfig, "training.train", several=["train"]))
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    config = parse_config(TrainConfig, "python -m training.train", several=("train",))
+    try:
+        best = train(config)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    print(f"the best checkpoint is in {best}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The words that were said, in the dress of what was heard."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.random_checkpoint import shipped_or_random
+from training.manifest import read_manifest
+from training.punctuate import written_form
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "manifest.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("spoken", "heard", "written"),
+    [
+        ("so be it", "So be it.", "So be it."),
+        ("the cat sat on the mat", "The bat sat on the mat.", "The cat sat on the mat."),
+        ("mister smith he said go", 'Mr. Smit, he said, "Go.', 'Mr. Smith, he said, "Go.'),
+        ("his father in law", "Of his father-in-law.", "His father-in-law."),
+        ("twenty one men", "21 men!", "21 men!"),
+        ("go on now", "Go on know?", "Go on now?"),
+        ("the good dog", "The dog.", "The good dog."),
+        ("i saw her", "I saw her there.", "I saw her."),
+        ("in london", "in Londen", "In London"),
+        ("hello", "", "Hello"),
+        ("", "Thank you.", ""),
+    ],
+)
+def test_examples(spoken, heard, written):
+    assert written_form(spoken, heard) == written
+
+
+WORDS = st.lists(
+    st.sampled_from(["alpha", "bravo", "charlie", "delta", "echo", "foxtrot"]), max_size=12
+)
+
+
+@given(WORDS, WORDS, st.lists(st.sampled_from(["", ",", ".", "?"]), min_size=12, max_size=12))
+def test_the_words_are_always_those_that_were_said(said, heard, marks):
+    dressed = [w.capitalize() + m for w, m in zip(heard, marks, strict=False)]
+    written = written_form(" ".join(said), " ".join(dressed))
+    assert [w.strip(",.?").lower() for w in written.split()] == said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padded", [[], ["--padded"]])
+def test_command_writes_a_manifest_that_keeps_the_spoken_words(tmp_path, padded):
+    spoken = []
+    for utterance in read_manifest(FIXTURES)[0][:2]:
+        text = " ".join(utterance.text.lower().replace(".", "").replace(",", "").split())
+        entry = {"audio_filepath": str(utterance.audio_filepath), "duration": utterance.duration}
+        spoken.append({**entry, "text": text})
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, spoken)))
+    checkpoint = shipped_or_random(tmp_path / "checkpoint")
+    command = [sys.executable, "-m", "training.punctuate", "--checkpoint", checkpoint, *padded]
+    files = ["--manifest", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl"]
+    subprocess.run([*command, *files], check=True)
+    written, rejected = read_manifest(tmp_path / "out.jsonl")
+    assert not rejected
+    assert [u.text for u in written] == [s["text"] for s in spoken]
+    assert all(u.written and u.written[0].isupper() for u in written)

@@ -1,0 +1,302 @@
+"""Training learns, can be killed at any moment, and says what it was told wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+from safetensors.torch import load_file
+
+from model.checkpoint import load_checkpoint
+from tests.random_checkpoint import make_random_checkpoint
+from training.config import Optimizer, TrainConfig
+from training.data import SpeechDataset, collate
+from training.losses import JointLoss, Teacher
+from training.manifest import read_manifest
+from training.train import build_optimizer, learning_rate, train
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "manifest.jsonl"
+# One thread adds up in one order: two runs can be equal to the bit.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    return make_random_checkpoint(tmp_path_factory.mktemp("start") / "start")
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory) -> Path:
+    """One clip: the tests of training look at the machinery, not at the figure."""
+    utterance = min(read_manifest(FIXTURES)[0], key=lambda u: u.duration)
+    path = tmp_path_factory.mktemp("dev") / "dev.jsonl"
+    entry = {
+        "audio_filepath": str(utterance.audio_filepath),
+        "duration": utterance.duration,
+        "text": utterance.text,
+    }
+    path.write_text(json.dumps(entry))
+    return path
+
+
+def command(start: Path, dev: Path, output: Path, *more: str) -> list[str]:
+    return [
+        "-m", "training.train", "--train", str(FIXTURES), "--dev", str(dev), "--start", str(start),
+        "--output", str(output), "--epochs", "3", "--batches.padded_seconds", "16",
+        "--batches.workers", "0", "--precision", "float32", "--save_every", "2",
+        "--optimizer.learning_rate", "1e-3", "--optimizer.scales", '{"ctc.": 2}',
+        "--optimizer.warmup_steps", "2", *more,
+    ]  # fmt: skip
+
+
+def logged(folder: Path, kind: str = "train") -> list[dict[str, float]]:
+    path = folder / "log.jsonl"
+    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else []
+    return [line for line in lines if line["kind"] == kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_a_killed_run_resumes_to_the_same_weights(start, dev, tmp_path, accumulate):
+    more = ("--batches.accumulate", accumulate)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(
+        [sys.executable, *command(start, dev, whole, *more)], check=True, env=ENVIRONMENT
+    )
+    process = subprocess.Popen(
+        [sys.executable, *command(start, dev, killed, *more)], env=ENVIRONMENT
+    )
+    steps = len(logged(whole))
+    try:
+        deadline = time.monotonic() + 300
+        while len(logged(killed)) < steps // 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (killed / "last").exists() or len(logged(killed)) < steps
+    subprocess.run(
+        [sys.executable, *command(start, dev, killed, *more, "--resume", "true")],
+        check=True,
+        env=ENVIRONMENT,
+    )
+    one, two = (load_file(folder / "last" / "model.safetensors") for folder in (whole, killed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    # The log tells each step's loss; those that were done twice were the same both times.
+    losses: dict[float, set[float]] = {}
+    for line in [*logged(whole), *logged(killed)]:
+        losses.setdefault(line["step"], set()).add(line["loss_total"])
+    assert len(losses) == steps
+    assert all(len(values) == 1 for values in losses.values())
+
+
+@pytest.mark.slow
+def test_several_processes_train_together(start, dev, tmp_path):
+    output = tmp_path / "run"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [sys.executable, *launch, *command(start, dev, output)], check=True, env=ENVIRONMENT
+    )
+    assert len(logged(output, "dev")) == 3
+    first, *_, last = (line["loss_total"] for line in logged(output))
+    assert last < first
+    load_checkpoint(output / "best")
+
+
+def batch_of(checkpoint, n=2, augment=None):
+    """The shortest fixtures, as training sees them."""
+    config = TrainConfig(train=["a"], dev="b", start="c", output="d").augmentation
+    plain = config.model_copy(update={"speeds": (1.0,), "noise_probability": 0.0})
+    utterances = sorted(read_manifest(FIXTURES)[0], key=lambda u: u.duration)[:n]
+    dataset = SpeechDataset(utterances, augment or plain, 1)
+    items = [dataset[(0, i)] for i in range(n)]
+    return collate(items, checkpoint.tokenizer, checkpoint.characters), plain
+
+
+def test_learns_a_batch_by_heart(start):
+    torch.manual_seed(0)
+    checkpoint = load_checkpoint(start)
+    batch, plain = batch_of(checkpoint)
+    config = Optimizer(learning_rate=3e-3, scales={})
+    weights = TrainConfig(train=["a"], dev="b", start="c", output="d").losses
+    loss = JointLoss(checkpoint.network, checkpoint.features, weights, plain, None).eval()
+    optimizer = build_optimizer(checkpoint.network, config)
+    first = loss(batch)
+    for _ in range(60):
+        parts = loss(batch)
+        optimizer.zero_grad()
+        parts["total"].backward()
+        optimizer.step()
+    assert parts["attention"] < 0.6 * first["attention"]
+    assert parts["ctc"] < 0.6 * first["ctc"]
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_padded_audio(start):
+    """On a clip of nearly 30 s both hear the same; on a short one they do not."""
+    checkpoint = load_checkpoint(start)
+    teacher = Teacher(load_checkpoint(start), torch.device("cpu"))
+    weights = TrainConfig(train=["a"], dev="b", start="c", output="d").losses.model_copy(
+        update={"matching": 1.0, "distillation": 1.0}
+    )
+    batch, plain = batch_of(checkpoint, 1)
+    loss = JointLoss(checkpoint.network, checkpoint.features, weights, plain, teacher).eval()
+    with torch.no_grad():
+        short = loss(batch)
+        repeats = int(29.5 * 16_000 / batch.clean.shape[1]) + 1
+        batch.clean = batch.noisy = batch.clean.repeat(1, repeats)[:, : int(29.4 * 16_000)]
+        batch.samples[:] = batch.clean.shape[1]
+        long = loss(batch)
+    assert long["matching"] < 0.5 * short["matching"]
+    assert long["distillation"] < short["distillation"]
+
+
+def test_a_batch_gives_the_mean_loss_of_its_utterances(start):
+    checkpoint = load_checkpoint(start)
+    weights = TrainConfig(train=["a"], dev="b", start="c", output="d").losses
+    both, plain = batch_of(checkpoint, 2)
+    loss = JointLoss(checkpoint.network, checkpoint.features, weights, plain, None).eval()
+    with torch.no_grad():
+        together = loss(both)
+        utterances = sorted(read_manifest(FIXTURES)[0], key=lambda u: u.duration)[:2]
+        alone = []
+        for i in range(2):
+            item = SpeechDataset(utterances, plain, 1)[(0, i)]
+            one = collate([item], checkpoint.tokenizer, checkpoint.characters)
+            alone.append(
+                (loss(one), int(one.label_lengths.sum()), int((one.targets != -100).sum()))
+            )
+    ctc = sum(parts["ctc"] * labels for parts, labels, _ in alone) / sum(n for _, n, _ in alone)
+    attention = sum(p["attention"] * n for p, _, n in alone) / sum(n for _, _, n in alone)
+    assert float(together["ctc"]) == pytest.approx(float(ctc), rel=1e-3)
+    assert float(together["attention"]) == pytest.approx(float(attention), rel=1e-3)
+
+
+def test_names_freeze_parts(start):
+    network = load_checkpoint(start).network
+    scales = {"decoder.": 0.0, "decoder.layer_norm.": 0.5, "ctc.": 20.0}
+    optimizer = build_optimizer(network, Optimizer(scales=scales))
+    frozen = {n for n, p in network.named_parameters() if not p.requires_grad}
+    assert "decoder.embed_tokens.weight" in frozen
+    assert "decoder.layer_norm.weight" not in frozen
+    assert not any(n.startswith(("encoder.", "ctc.")) for n in frozen)
+    assert {group["scale"] for group in optimizer.param_groups} == {0.5, 1.0, 20.0}
+    assert all(
+        group["weight_decay"] == 0.0
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.ndim == 1
+    )
+
+
+def test_a_name_that_fits_nothing_is_an_error(start):
+    with pytest.raises(ValueError, match="optimizer.scales names 'ctx.'"):
+        build_optimizer(load_checkpoint(start).network, Optimizer(scales={"ctx.": 1}))
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    config = Optimizer(learning_rate=1.0, warmup_steps=10, final_share=0.1)
+    rates = [learning_rate(config, step, 110) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == rates[9] == pytest.approx(1.0)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--losses.cct", "1"], "losses.cct"),
+        (["--epochs", "0"], "greater than"),
+        (["--optimizer.ema_decay", "1.5"], "less than"),
+        (["--precision", "float8"], "float8"),
+        (["--start", "/nowhere"], "config.json"),
+        (["--dev", "/nowhere.jsonl"], "nowhere.jsonl"),
+        (["--batches.padded_seconds", "2"], "padded_seconds is 2"),
+        (["--losses.matching", "1"], "need a teacher"),
+    ],
+)
+def test_a_wrong_word_ends_it_at_once_with_a_message(start, dev, tmp_path, more, message):
+    result = subprocess.run(
+        [sys.executable, *command(start, dev, tmp_path / "run", *more)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "state.pt").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(start, dev, tmp_path):
+    config = TrainConfig(
+        train=[FIXTURES],
+        dev=dev,
+        start=start,
+        output=tmp_path / "run",
+        epochs=1,
+        optimizer={"learning_rate": 1e30, "scales": {}, "warmup_steps": 0, "clip_norm": 1e30},
+        batches={"workers": 0, "padded_seconds": 16},
+        precision="float32",
+    )
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        train(config)
+
+
+def test_figures_reach_a_push_gateway_and_a_missing_one_does_no_harm(start, dev, tmp_path):
+    received: list[tuple[str, str]] = []
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            received.append((self.path, body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Gateway)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    common = {
+        "train": [FIXTURES],
+        "dev": dev,
+        "start": start,
+        "epochs": 1,
+        "batches": {"workers": 0, "padded_seconds": 16},
+        "optimizer": {"scales": {}},
+        "precision": "float32",
+    }
+    gateway = f"http://127.0.0.1:{server.server_port}"
+    try:
+        train(TrainConfig(output=tmp_path / "run", push_gateway=gateway, **common))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    path, body = received[-1]
+    assert path == "/metrics/job/steno-training/run/run"
+    values = {f.name: f.samples[0].value for f in text_string_to_metric_families(body)}
+    assert values["steno_training_step"] == len(logged(tmp_path / "run"))
+    (figures,) = logged(tmp_path / "run", "dev")
+    assert values["steno_training_dev_wer_accurate"] == pytest.approx(figures["wer_accurate"])
+
+    train(TrainConfig(output=tmp_path / "lonely", push_gateway=gateway, **common))
+    assert logged(tmp_path / "lonely", "dev")
+
+
+def test_a_run_is_not_written_over(start, dev, tmp_path):
+    config = TrainConfig(train=[FIXTURES], dev=dev, start=start, output=tmp_path)
+    (tmp_path / "state.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds a run; go on with --resume"):
+        train(config)
