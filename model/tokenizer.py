@@ -9,7 +9,9 @@ from tokenizers import Tokenizer as BytePairs
 
 # Characters of music, brackets and markup: text that tells of a sound instead of speech, such as
 # "[applause]" or "♪". Whisper learnt them from subtitles; a transcript does not want them.
-_NON_SPEECH = frozenset('"#()*+/:;<=>@[\\]^_`{|}~「」『』♩♪♫♬♭♮♯-')
+_NON_SPEECH = frozenset('"#()*+/:;<=>@[\\]^_`{|}~「」『』-')
+# Several tokens each; without the first of them none can be written.
+_MUSIC = "♩♪♫♬♭♮♯"
 # A hyphen or an apostrophe inside a word is speech; as a token of its own after a space it is not.
 _NON_SPEECH_ALONE = (" -", " '")
 
@@ -83,7 +85,8 @@ class Tokenizer:
     @cached_property
     def suppressed(self) -> list[int]:
         """Tokens that a transcript never holds: non-speech symbols, and all special but the end."""
-        tokens = []
+        music = [m for sign in _MUSIC for m in (sign, " " + sign)]
+        tokens = [self.pairs.encode(m, add_special_tokens=False).ids[0] for m in music]
         # An added token can be special without standing at the end of the numbers.
         special = self.pairs.get_added_tokens_decoder()
         for token in range(self.vocabulary):
@@ -98,7 +101,7 @@ class Tokenizer:
                 bare and bare not in ("-",) and _NON_SPEECH.issuperset(bare)
             ):
                 tokens.append(token)
-        return tokens
+        return sorted(set(tokens))
 
     @cached_property
     def suppressed_first(self) -> list[int]:

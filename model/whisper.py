@@ -21,7 +21,9 @@ from model.tokenizer import DEFAULT_CHARACTERS, Characters
 ENGLISH_VOCABULARY = 51_864
 
 
-def whisper_dimensions(state: dict[str, Tensor], ctc_layers: int, ctc_labels: int) -> ModelDimensions:
+def whisper_dimensions(
+    state: dict[str, Tensor], ctc_layers: int, ctc_labels: int
+) -> ModelDimensions:
     """Read the sizes off a Whisper state dict (without the prefix `model.`)."""
 
     def layers(side: str) -> int:
