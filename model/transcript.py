@@ -69,6 +69,7 @@ class Transcript:
 
     @property
     def words(self) -> tuple[Word, ...]:
+        """The words of all segments, in order."""
         return tuple(word for segment in self.segments for word in segment.words)
 
 
