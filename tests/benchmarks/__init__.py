@@ -1,0 +1,1 @@
+"""Measurements that need a quiet machine; `make bench-…` runs them, never a test."""
