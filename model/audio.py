@@ -341,8 +341,14 @@ def _open_ffmpeg(file: BinaryIO, size: int) -> _Recording:
             options={"format_whitelist": _FORMATS, "codec_whitelist": _CODECS},
         )
     except av.FFmpegError as error:
-        raise _why_unreadable(file, size) from error
+        _check_boxes(file, size)
+        file.seek(0)
+        raise NotAudio(
+            f"the file begins with {file.read(16)!r} and has {size:,} bytes, "
+            f"which cannot be read as sound; send {_ACCEPTED}"
+        ) from error
     if not container.streams.audio:
+        _check_boxes(file, size)
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise NoAudioStream(f"the file holds {kinds} but no sound; send one with an audio track")
     codec = container.streams.audio[0].codec_context
@@ -474,17 +480,11 @@ def _check_last_ogg_page(file: BinaryIO, size: int) -> None:
         raise TruncatedAudio(f"the Ogg ends after {size:,} bytes in mid-page; send it whole")
 
 
-def _why_unreadable(file: BinaryIO, size: int) -> AudioError:
-    file.seek(0)
-    head = file.read(16)
-    if head[4:8] == b"ftyp" and _box_is_cut(file, size):
-        return TruncatedAudio(
-            f"the mp4 or m4a ends after {size:,} bytes, in mid-box; send it whole"
-        )
-    return NotAudio(
-        f"the file begins with {head!r} and has {size:,} bytes, which cannot be read as sound; "
-        f"send {_ACCEPTED}"
-    )
+def _check_boxes(file: BinaryIO, size: int) -> None:
+    """An mp4's index may stand at its end, and without it there is no sound to be found."""
+    file.seek(4)
+    if file.read(4) == b"ftyp" and _box_is_cut(file, size):
+        raise TruncatedAudio(f"the mp4 or m4a ends after {size:,} bytes, in mid-box; send it whole")
 
 
 def _box_is_cut(file: BinaryIO, size: int) -> bool:

@@ -284,6 +284,27 @@ def test_a_wav_cut_in_its_header_is_truncated(kept: int) -> None:
         load_audio(wav(tone(1, SAMPLE_RATE))[:kept])
 
 
+@pytest.mark.parametrize("index_first", [True, False])
+def test_an_m4a_cut_anywhere_is_truncated(index_first: bool, tmp_path: Path) -> None:
+    whole = with_ffmpeg(5, 44_100, "ipod", "aac")
+    if index_first:
+        path = tmp_path / "whole.m4a"
+        with (
+            av.open(io.BytesIO(whole), "r") as source,
+            av.open(str(path), "w", format="ipod", options={"movflags": "faststart"}) as output,
+        ):
+            stream = output.add_stream_from_template(source.streams.audio[0])
+            for packet in source.demux(audio=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    output.mux(packet)
+        whole = path.read_bytes()
+        assert whole.index(b"moov") < whole.index(b"mdat")
+    for kept in (30, whole.index(b"moov") + 300, len(whole) // 2, round(0.95 * len(whole))):
+        with pytest.raises(TruncatedAudio):
+            load_audio(whole[:kept])
+
+
 @pytest.mark.parametrize("container", ["mp3", "adts", "webm"])
 def test_a_stream_that_declares_no_length_plays_until_it_was_cut(container: str) -> None:
     codec = {"mp3": "libmp3lame", "adts": "aac", "webm": "libopus"}[container]
