@@ -43,6 +43,8 @@ class AsrHandler:
         device: str = config.device
         if device != "cpu" and torch.cuda.is_available() and properties["gpu_id"] is not None:
             device = f"cuda:{properties['gpu_id']}"
+        elif device == "auto":  # TorchServe gives no GPU, even if there is one
+            device = "cpu"
         recognizer = Recognizer.load(
             Path(properties["model_dir"]) / config.checkpoint,
             device=device,

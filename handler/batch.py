@@ -55,6 +55,7 @@ class BatchAnswer:
     decode_seconds: float
     model_seconds: float
     audio_seconds: float
+    heard_seconds: float
     padded_seconds: float
 
 
@@ -72,12 +73,14 @@ class _Decoded:
 @dataclass
 class _Totals:
     audio_seconds: float = 0.0
+    heard_seconds: float = 0.0
     padded_seconds: float = 0.0
     transcripts: list[Transcript | Answer] = field(default_factory=list)
 
     def add(self, result: BatchResult) -> None:
         self.transcripts += result.transcripts
         self.audio_seconds += result.audio_seconds
+        self.heard_seconds += result.heard_seconds
         self.padded_seconds += result.padded_seconds
 
 
@@ -115,6 +118,7 @@ class BatchTranscriber:
             decode_seconds=decode_seconds,
             model_seconds=model_seconds,
             audio_seconds=totals.audio_seconds,
+            heard_seconds=totals.heard_seconds,
             padded_seconds=totals.padded_seconds,
         )
 

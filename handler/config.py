@@ -18,7 +18,7 @@ class HandlerConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU that TorchServe gives to this worker, the CPU where there is none."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 on a GPU, float32 on the CPU."""
+    """auto: bfloat16 where the device has matrix units for it (newer GPUs, CPUs with AMX)."""
     max_batch_seconds: PositiveFloat = 120.0
     """Padded seconds of audio in one forward pass."""
     max_audio_seconds: PositiveFloat = 3600.0

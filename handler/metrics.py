@@ -44,5 +44,5 @@ def report(batch: BatchAnswer, metrics: Any) -> None:
         histogram(MODEL_SECONDS, batch.model_seconds, "seconds")
         histogram(REAL_TIME_FACTOR, spent / batch.audio_seconds, "ratio")
     if batch.padded_seconds > 0:  # the network hears no silence, so there may be none
-        padding = 1 - batch.audio_seconds / batch.padded_seconds
-        histogram(PADDED_FRACTION, max(0.0, padding), "ratio")
+        padding = 1 - batch.heard_seconds / batch.padded_seconds
+        histogram(PADDED_FRACTION, padding, "ratio")

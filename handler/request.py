@@ -134,6 +134,12 @@ def parse_request(
             "with Content-Type: application/octet-stream, or as multipart/form-data",
             status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         )
+    if media_type == "multipart/form-data" and "boundary=" not in folded["content-type"].lower():
+        raise RequestError(
+            "invalid_value",
+            "Content-Type multipart/form-data has no boundary; let the client write this header",
+            param="Content-Type",
+        )
     in_headers = _header_options(folded)
     if media_type == "application/json":
         audio, in_body = _read_json(parts)
@@ -251,6 +257,8 @@ def _check_options(pairs: Sequence[tuple[str, Any]], served: Served) -> Options:
 def _as_request_error(error: ValidationError, fields: Mapping[str, Any]) -> RequestError:
     """Say what was wrong with the first bad field, as a caller can act on it."""
     first = error.errors()[0]
+    if not first["loc"]:  # the name itself is no text: half of a surrogate pair
+        return RequestError("unknown_field", "a field's name is not valid Unicode text")
     name = str(first["loc"][0])
     param = GRANULARITIES_FIELD if name == "timestamp_granularities" else name
     if first["type"] == "extra_forbidden":

@@ -23,7 +23,10 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
     args = parser.parse_args()
-    recognizer = Recognizer.load(args.checkpoint, device=args.device, dtype=args.dtype)
+    try:
+        recognizer = Recognizer.load(args.checkpoint, device=args.device, dtype=args.dtype)
+    except ValueError as error:
+        parser.error(str(error))
     status = 0
     for file in args.files:
         try:
@@ -34,7 +37,7 @@ def main() -> int:
             continue
         result = recognizer.transcribe([waveform], TranscribeOptions(mode=args.mode))
         print(render(result.transcripts[0], args.response_format), end="")
-        if args.response_format not in ("srt", "vtt"):
+        if args.response_format in ("json", "verbose_json"):
             print()
     return status
 

@@ -1,6 +1,7 @@
 """Times and confidences of words, by aligning a text with the CTC head's output."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 import torchaudio.functional
@@ -24,6 +25,41 @@ class _Spelled:
     last: int
 
 
+def _labels(text: str, characters: Characters) -> tuple[list[int], list[_Spelled]]:
+    """The sequence to align, and where each word stands in it."""
+    wildcard = len(characters)
+    labels: list[int] = []
+    words: list[_Spelled] = []
+    leading = ""
+    for word in text.split():
+        spelled = characters.spell(word) or ([wildcard] if any(c.isalnum() for c in word) else [])
+        if not spelled:  # a dash on its own has no sound; it goes with the word before it
+            if words:
+                words[-1] = replace(words[-1], word=f"{words[-1].word} {word}")
+            else:
+                leading += word + " "
+            continue
+        if labels:
+            labels.append(characters.space)
+        first = len(labels)
+        labels += spelled
+        words.append(_Spelled(leading + word, first, len(labels) - 1))
+        leading = ""
+    return labels, words
+
+
+def fits(text: str, frames: int, characters: Characters) -> bool:
+    """Whether a text can be aligned with so many frames: CTC needs one for each character, and one
+    more between two that are the same.
+    """
+    labels, _ = _labels(text, characters)
+    return _frames_needed(labels) <= frames
+
+
+def _frames_needed(labels: list[int]) -> int:
+    return len(labels) + sum(a == b for a, b in pairwise(labels))
+
+
 def align_words(logprobs: Tensor, text: str, characters: Characters) -> list[Word]:
     """Find when each word of a text was said (CTC forced alignment, Graves et al., 2006).
 
@@ -42,23 +78,10 @@ def align_words(logprobs: Tensor, text: str, characters: Characters) -> list[Wor
     Raises:
         AlignmentError: the text cannot fit into so few frames.
     """
-    wildcard = len(characters)
-    labels: list[int] = []
-    words: list[_Spelled] = []
-    for word in text.split():
-        spelled = characters.spell(word) or ([wildcard] if any(c.isalnum() for c in word) else [])
-        if not spelled:  # a dash on its own has no sound; it goes with the word before it
-            if words:
-                words[-1] = replace(words[-1], word=f"{words[-1].word} {word}")
-            continue
-        if labels:
-            labels.append(characters.space)
-        words.append(_Spelled(word, len(labels), len(labels) + len(spelled) - 1))
-        labels += spelled
+    labels, words = _labels(text, characters)
     if not words:
         return []
-    repeats = sum(a == b for a, b in zip(labels, labels[1:], strict=False))
-    if len(labels) + repeats > len(logprobs):
+    if _frames_needed(labels) > len(logprobs):
         raise AlignmentError(
             f"a text of {len(labels)} characters does not fit into {len(logprobs)} frames"
         )

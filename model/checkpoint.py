@@ -9,6 +9,7 @@ Nothing in it is executed when it is read.
 """
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -145,22 +146,32 @@ def save_checkpoint(
     if provenance is not None:
         config = replace(config, provenance=provenance)
     folder = Path(folder)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    part, old = (folder.with_name(folder.name + suffix) for suffix in (".part", ".old"))
+    if old.exists() and not folder.exists():  # killed between the two renames below
+        old.rename(folder)
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
     part.mkdir(parents=True)
     save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
     (part / WEIGHTS).chmod(0o644)  # the library makes it private; a server runs as another user
     (part / CONFIG).write_text(config.to_json(), encoding="utf-8")
     checkpoint.tokenizer.pairs.save(str(part / TOKENIZER), pretty=False)
     (part / CARD).write_text(card, encoding="utf-8")
+    for path in [*part.iterdir(), part]:  # the bytes reach the disk before the name does
+        _sync(path)
     if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        part.rename(folder)
-        shutil.rmtree(old)
-    else:
-        part.rename(folder)
+    part.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -175,11 +186,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise CheckpointError(f"{folder} has no {name}; a checkpoint folder holds one")
     try:
         config = ModelConfig.from_json((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from error
     try:
         checkpoint = Checkpoint.build(config, folder / TOKENIZER)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a value of the wrong kind
         raise CheckpointError(str(error)) from error
     load_weights(checkpoint.network, folder / WEIGHTS)
     checkpoint.network.eval()

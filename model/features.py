@@ -67,7 +67,7 @@ class LogMel(nn.Module):
         assert isinstance(frames, Tensor)
         length = int(frames.max()) * SAMPLES_PER_ENCODER_FRAME
         padded = nn.functional.pad(waveforms, (0, length - waveforms.shape[1]))
-        return self.compress(self.spectrogram(padded.float())[..., :-1]), frames
+        return self._log_mel(padded), frames
 
     @torch.no_grad()
     def whisper(self, waveforms: Tensor) -> Tensor:
@@ -80,11 +80,13 @@ class LogMel(nn.Module):
             float32 (batch, n_mels, 3000).
         """
         padded = nn.functional.pad(waveforms, (0, 30 * SAMPLE_RATE - waveforms.shape[1]))
-        return self.compress(self.spectrogram(padded.float())[..., :-1])
+        return self._log_mel(padded)
 
-    @staticmethod
-    def compress(power: Tensor) -> Tensor:
-        """Log-compress mel power (batch, n_mels, frames), each clip against its own maximum."""
+    def _log_mel(self, padded: Tensor) -> Tensor:
+        """Compressed mel power, each clip against its own maximum."""
+        # Training runs in bfloat16 around this; serving does not, and both must hear the same.
+        with torch.autocast(padded.device.type, enabled=False):
+            power = self.spectrogram(padded.float())[..., :-1]
         log = power.clamp(min=1e-10).log10()
         log = torch.maximum(log, log.amax(dim=(-2, -1), keepdim=True) - 8.0)
         return (log + 4.0) / 4.0

@@ -174,7 +174,7 @@ class Encoder(nn.Module):
             halves = mask.repeat_interleave(2, dim=1)[:, None, :]
             x = F.gelu(self.conv1(x * halves)) * halves
             x = F.gelu(self.conv2(x))
-        x = x.transpose(1, 2) + self.embed_positions[:length].to(x.dtype)
+        x = x.transpose(1, 2) + self.embed_positions[:length]
         key_mask = None if mask is None else mask[:, None, None, :]
         for layer in self.layers:
             x = layer(x, key_mask)

@@ -7,7 +7,7 @@ One `Recognizer` holds one network on one device; it keeps no state between call
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from model.alignment import AlignmentError, align_words
+from model.alignment import align_words, fits
 from model.audio import SAMPLE_RATE
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.features import SAMPLES_PER_ENCODER_FRAME
+from model.features import ENCODER_FRAMES_PER_SECOND, SAMPLES_PER_ENCODER_FRAME
+from model.precision import has_bfloat16_units
 from model.search import (
     AVG_LOGPROB_LIMIT,
     COMPRESSION_RATIO_LIMIT,
     NO_SPEECH_LIMIT,
+    Decoded,
     compression_ratio,
     greedy_ctc,
     greedy_search,
@@ -37,7 +39,7 @@ Mode = Literal["accurate", "fast"]
 SILENCE_PEAK = 1e-4
 # A sentence ends with one of these, unless the word is a title.
 SENTENCE_ENDS = (".", "?", "!", "…")
-TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "no.", "vs."})
+TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "vs."})
 # OpenAI's verbose_json names languages in words.
 LANGUAGES = {"en": "english"}
 
@@ -63,12 +65,14 @@ class BatchResult:
     Attributes:
         transcripts: one for each waveform.
         audio_seconds: length of all waveforms.
-        padded_seconds: audio that the network saw, padding within its groups included.
+        heard_seconds: of it, what went through the network; silence does not.
+        padded_seconds: the same with the padding within its groups.
         model_seconds: time spent from features to words.
     """
 
     transcripts: list[Transcript]
     audio_seconds: float
+    heard_seconds: float
     padded_seconds: float
     model_seconds: float
 
@@ -100,7 +104,7 @@ class Recognizer:
     """Transcribes batches of audio.
 
     Args:
-        checkpoint: the network and its tokenizers.
+        checkpoint: the network and its tokenizers; it is moved to the device and precision.
         device: "cpu", "cuda", "cuda:1", …; "auto" is CUDA where there is one.
         dtype: "float32" or "bfloat16"; "auto" is bfloat16 where the device has matrix units for it
             (GPUs, CPUs with AMX).
@@ -124,11 +128,13 @@ class Recognizer:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.device = torch.device(device)
-        except RuntimeError as error:
-            raise ValueError(f"device is {device!r}; use 'auto', 'cpu' or 'cuda:N'") from error
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device is {device!r}, which is not here; use 'auto', 'cpu' or 'cuda:N' ({error})"
+            ) from error
         if dtype == "auto":
-            has_units = self.device.type == "cuda" or torch.cpu._is_amx_tile_supported()
-            dtype = "bfloat16" if has_units else "float32"
+            dtype = "bfloat16" if has_bfloat16_units(self.device) else "float32"
         self.config = checkpoint.config
         self.tokenizer = checkpoint.tokenizer
         self.characters = checkpoint.characters
@@ -197,15 +203,17 @@ class Recognizer:
             for span in split_at_pauses(waveform, self.max_piece_seconds)
         ]
         readings: dict[int, _Reading] = {}
-        padded = 0
+        heard = padded = 0
         for group in self._groups(pieces):
             chosen = [pieces[i] for i in group]
             readings.update(zip(group, self._read(chosen), strict=True))
+            heard += sum(len(p.waveform) for p in chosen)
             padded += max(len(p.waveform) for p in chosen) * len(chosen)
         transcripts = self._assemble(waveforms, pieces, readings)
         return BatchResult(
             transcripts=transcripts,
             audio_seconds=sum(map(len, waveforms)) / SAMPLE_RATE,
+            heard_seconds=heard / SAMPLE_RATE,
             padded_seconds=padded / SAMPLE_RATE,
             model_seconds=time.perf_counter() - started,
         )
@@ -244,35 +252,46 @@ class Recognizer:
         if pieces[0].options.mode == "fast":
             return self._read_ctc(pieces, encoded, frames)
         found = greedy_search(self.network.decoder, encoded, frames, self.tokenizer)
+        counts = frames.tolist()
         readings = []
-        for decoded in found:
+        doubtful = set()
+        for i, (decoded, count) in enumerate(zip(found, counts, strict=True)):
             text = self.tokenizer.decode(decoded.tokens)
-            unsure = decoded.avg_logprob < AVG_LOGPROB_LIMIT
+            unsure = decoded.avg_logprob < AVG_LOGPROB_LIMIT or decoded.looped
             if decoded.no_speech_prob > NO_SPEECH_LIMIT and unsure:
                 text = ""
+            if self._is_invented(text, decoded, count):
+                doubtful.add(i)
             readings.append(_Reading(text, decoded.avg_logprob, decoded.no_speech_prob, ()))
-        # A text that loops is invented; what the CTC head hears cannot loop.
-        doubtful = {
-            i
-            for i, (decoded, reading) in enumerate(zip(found, readings, strict=True))
-            if decoded.looped or compression_ratio(reading.text) > COMPRESSION_RATIO_LIMIT
-        }
-        timed = {i for i, p in enumerate(pieces) if p.options.word_timestamps} | doubtful
-        if not timed:
+        timed = {i for i, p in enumerate(pieces) if p.options.word_timestamps}
+        if not timed | doubtful:
             return readings
         logprobs = self.network.ctc(encoded, frames).cpu()
-        counts = frames.tolist()
-        for i in timed - doubtful:
-            try:
-                words = align_words(logprobs[i, : counts[i]], readings[i].text, self.characters)
-            except AlignmentError:
-                doubtful.add(i)
-            else:
-                old = readings[i]
-                readings[i] = _Reading(old.text, old.avg_logprob, old.no_speech_prob, tuple(words))
-        for i in doubtful:
+        for i in doubtful:  # what the CTC head hears cannot loop
             readings[i] = self._ctc_reading(pieces[i], logprobs[i, : counts[i]])
+        for i in timed - doubtful:
+            words = self._align(logprobs[i, : counts[i]], readings[i].text, pieces[i])
+            readings[i] = replace(readings[i], words=words)
         return readings
+
+    def _is_invented(self, text: str, decoded: Decoded, frames: int) -> bool:
+        """Whether a text loops, or is longer than its audio can hold.
+
+        Only texts that the CTC head can spell are judged: its own takes their place, and scripts of
+        three bytes a letter compress well without repeating anything.
+        """
+        if not text or not self.characters.covers(text):
+            return False
+        repeats = compression_ratio(text) > COMPRESSION_RATIO_LIMIT
+        return decoded.looped or repeats or not fits(text, frames, self.characters)
+
+    def _align(self, logprobs: Tensor, text: str, piece: _Piece) -> tuple[Word, ...]:
+        """Times of the words of a text; none if it does not fit its frames."""
+        heard = -(-len(piece.waveform) // SAMPLES_PER_ENCODER_FRAME)
+        for count in (heard, len(logprobs)):  # rather not into the silence after the piece
+            if fits(text, count, self.characters):
+                return tuple(align_words(logprobs[:count], text, self.characters))
+        return ()
 
     def _read_ctc(
         self, pieces: Sequence[_Piece], encoded: Tensor, frames: Tensor
@@ -290,9 +309,8 @@ class Recognizer:
             return _NOTHING
         best, labels = logprobs.max(-1)
         avg_logprob = float(best[labels != Characters.BLANK].mean())
-        words: tuple[Word, ...] = ()
-        if piece.options.word_timestamps:
-            words = tuple(align_words(logprobs, text, self.characters))
+        wanted = piece.options.word_timestamps
+        words = self._align(logprobs, text, piece) if wanted else ()
         return _Reading(text, avg_logprob, 0.0, words)
 
     def _assemble(
@@ -306,8 +324,9 @@ class Recognizer:
                 continue
             own = segments[piece.owner]
             start, end = piece.span.start / SAMPLE_RATE, piece.span.end / SAMPLE_RATE
+            last = max(start, end - 1 / ENCODER_FRAMES_PER_SECOND)
             words = [
-                Word(w.word, start + w.start, min(start + w.end, end), w.confidence)
+                Word(w.word, min(start + w.start, last), min(start + w.end, end), w.confidence)
                 for w in reading.words
             ]
             for sentence in _sentences(words) if words else [[]]:

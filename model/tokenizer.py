@@ -1,7 +1,7 @@
 """Text to numbers and back: Whisper's tokens for the decoder, characters for the CTC head."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -136,8 +136,7 @@ class Characters:
 
         Digits and foreign letters have no label, so the answer may be shorter than the word, or empty.
         """
-        folded = unicodedata.normalize("NFKD", word.replace("’", "'").casefold())
-        labels = [self._labels[c] for c in folded if c in self._labels and c != " "]
+        labels = [self._labels[c] for c in self._fold(word) if c in self._labels and c != " "]
         # A quotation mark is no part of a word; an apostrophe inside it is.
         quote = self._labels.get("'")
         while labels and labels[0] == quote and len(labels) > 1:
@@ -148,8 +147,12 @@ class Characters:
 
     def covers(self, text: str) -> bool:
         """Whether every letter and digit of a text has a label, so that the CTC head can learn it."""
-        folded = unicodedata.normalize("NFKD", text.casefold())
-        return all(c in self._labels for c in folded if c.isalnum())
+        return all(c in self._labels for c in self._fold(text) if c.isalnum())
+
+    def _fold(self, text: str) -> Iterator[str]:
+        """Lower-case characters; an accent that has no label of its own is taken off."""
+        for c in unicodedata.normalize("NFKC", text.replace("’", "'")).lower():
+            yield from c if c in self._labels else unicodedata.normalize("NFKD", c.casefold())
 
     def encode(self, text: str) -> list[int]:
         """Labels of a text: its words with a single space between them."""

@@ -188,9 +188,8 @@ class _TimedWord:
 def _timed_words(segment: Segment) -> list[_TimedWord]:
     """The segment's text word by word, with the words' own times, else shared out by characters."""
     texts = segment.text.split()
-    if len(texts) == len(segment.words):
-        pairs = zip(texts, segment.words, strict=True)
-        return [_TimedWord(text, word.start, word.end) for text, word in pairs]
+    if " ".join(word.word for word in segment.words).split() == texts:
+        return [_TimedWord(word.word, word.start, word.end) for word in segment.words]
     seconds_a_character = (segment.end - segment.start) / max(1, len(" ".join(texts)))
     timed = []
     position = 0

@@ -87,7 +87,7 @@ def from_whisper(
         language=language,
         provenance={"start": weights.name},
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         checkpoint = Checkpoint.build(config, tokenizer)
     missing, unknown = checkpoint.network.load_state_dict(state, strict=False)
@@ -107,10 +107,19 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--ctc-layers", type=int, default=1)
-    parser.add_argument("--language", default="en")
+    parser.add_argument("--language", default="en", help="ISO 639-1 code")
+    parser.add_argument(
+        "--characters",
+        default=DEFAULT_CHARACTERS,
+        help="labels of the CTC head: a space, and what words are made of, in lower case",
+    )
     args = parser.parse_args()
     checkpoint = from_whisper(
-        args.weights, args.tokenizer, ctc_layers=args.ctc_layers, language=args.language
+        args.weights,
+        args.tokenizer,
+        ctc_layers=args.ctc_layers,
+        characters=args.characters,
+        language=args.language,
     )
     card = (
         f"# A start from {args.weights.name}\n\n"

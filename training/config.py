@@ -1,9 +1,17 @@
 """What a training run is told, checked before it starts."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 
 class _Config(BaseModel):
@@ -23,6 +31,12 @@ class Losses(_Config):
     """Squared error of the encoder's frames against the teacher's, over their variance."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not (self.attention or self.ctc or self.distillation or self.matching):
+            raise ValueError("all weights are 0: nothing would be learnt")
+        return self
+
 
 class Batches(_Config):
     """How utterances are put together."""
@@ -30,7 +44,7 @@ class Batches(_Config):
     padded_seconds: PositiveFloat = 60.0
     """Most audio in a batch of one process, padding included."""
     longest_seconds: PositiveFloat = 29.0
-    """Utterances beyond it are left out and counted."""
+    """Utterances beyond it are left out and counted. The network's own limit is 30 s less the tail."""
     accumulate: PositiveInt = 1
     """Batches for one step of the optimizer."""
     workers: int = Field(default=1, ge=0)
@@ -40,7 +54,7 @@ class Batches(_Config):
 class Augmentation(_Config):
     """What is done to the audio of training; the teacher hears it without noise and masks."""
 
-    speeds: tuple[PositiveFloat, ...] = (0.9, 1.0, 1.1)
+    speeds: tuple[PositiveFloat, ...] = Field(default=(0.9, 1.0, 1.1), min_length=1)
     """One is drawn for each utterance (Ko et al., 2015)."""
     noise_probability: float = Field(default=0.3, ge=0, le=1)
     """Share of utterances with noise: of a random colour, or a babble of other utterances."""
@@ -93,8 +107,8 @@ class TrainConfig(_Config):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward pass; auto is bfloat16 where the device has matrix units for it. The CTC loss
     and the weights stay in float32."""
-    select: Literal["accurate", "fast"] = "accurate"
-    """Mode whose WER on dev chooses the best checkpoint."""
+    select: Literal["accurate", "fast", "mean"] = "mean"
+    """Mode whose WER on dev chooses the best checkpoint, or the mean of both."""
     save_every: PositiveInt = 200
     """Steps between saved states; one is saved after each epoch as well."""
     seed: int = Field(default=1, ge=0)

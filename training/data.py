@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from model.audio import SAMPLE_RATE, load_audio
+from model.audio import SAMPLE_RATE, AudioError, load_audio
 from model.tokenizer import Characters, Tokenizer
 from training.config import Augmentation, Batches
 from training.manifest import Utterance
@@ -65,6 +65,14 @@ def colored_noise(samples: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy((noise / max(noise.std(), 1e-9)).astype(np.float32))
 
 
+def _load(utterance: Utterance) -> Tensor:
+    """Decode an utterance; an error names its file."""
+    try:
+        return load_audio(utterance.audio_filepath)
+    except AudioError as error:
+        raise ValueError(f"{utterance.audio_filepath}: {error}") from error
+
+
 class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
     """Augmented audio, spoken and written text of an utterance in an epoch."""
 
@@ -89,7 +97,7 @@ class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
         return clean, noisy, utterance.text, utterance.written or utterance.text
 
     def _load(self, index: int, rng: np.random.Generator) -> Tensor:
-        waveform = load_audio(self.utterances[index].audio_filepath)
+        waveform = _load(self.utterances[index])
         speed = float(rng.choice(self.augment.speeds))
         if speed != 1.0:
             waveform, _ = torchaudio.functional.speed(waveform, SAMPLE_RATE, speed)
@@ -101,9 +109,11 @@ class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
         else:  # babble
             noise = torch.zeros(len(clean))
             for other in rng.integers(len(self.utterances), size=int(rng.integers(1, 5))):
-                voice = load_audio(self.utterances[other].audio_filepath)
+                voice = _load(self.utterances[other])
                 repeats = -(-len(clean) // len(voice))
                 noise += voice.repeat(repeats)[: len(clean)]
+            if not bool(noise.any()):  # recordings of silence; a ratio to nothing is no number
+                return clean
         ratio = torch.tensor([rng.uniform(*self.augment.noise_db)])
         return torchaudio.functional.add_noise(clean[None], noise[None], ratio)[0]
 

@@ -1,5 +1,6 @@
 """Where a run's figures go: a JSON Lines log, TensorBoard, and a Prometheus push gateway."""
 
+import http.client
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,8 @@ from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Gauge, push_to_gateway
 from torch.utils.tensorboard import SummaryWriter
+
+from training.files import write_text
 
 # A gateway that is away must not slow the training down.
 PUSH_EVERY_SECONDS = 15.0
@@ -32,14 +35,19 @@ class Monitor:
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, gateway: str | None, first: bool) -> Iterator["Monitor"]:
-        """Open the log and TensorBoard's events in a run's folder; a resumed run adds to them."""
+    def open(cls, folder: Path, gateway: str | None, first: bool, step: int) -> Iterator["Monitor"]:
+        """Open the log and TensorBoard's events in a run's folder.
+
+        A run that resumes at `step` adds to them; what came after that step will come again, and is
+        taken out.
+        """
         if not first:
             yield cls(None, None, folder.name, None)
             return
+        _cut_log(folder / "log.jsonl", step)
         with (
             (folder / "log.jsonl").open("a", buffering=1, encoding="utf-8") as log,
-            SummaryWriter(str(folder / "tensorboard")) as board,
+            SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) as board,
         ):
             monitor = cls(log, board, folder.name, gateway)
             yield monitor
@@ -75,7 +83,22 @@ class Monitor:
                 grouping_key={"run": self.run},
                 timeout=PUSH_TIMEOUT_SECONDS,
             )
-        except OSError as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             self.failures += 1
             if self.failures == 1:  # said once; the log in the run's folder is whole anyway
                 print(f"the push gateway {self.gateway} cannot be reached: {error}")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Keep the whole lines of a log up to a step."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except ValueError:  # torn by a power cut
+            break
+        kept.append(line + "\n")
+    write_text(path, "".join(kept))

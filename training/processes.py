@@ -4,9 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from model.precision import has_bfloat16_units
+
+# The first process evaluates dev alone while the others wait; NCCL's 10 minutes are too short for that.
+WAIT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class Processes:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
         if world > 1:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=WAIT)
         try:
             yield cls(rank, world, device)
         finally:
@@ -51,14 +58,21 @@ class Processes:
         if self.world > 1:
             dist.barrier()
 
+    def agree(self, value: object) -> bool:
+        """Whether all processes hold the same value."""
+        if self.world == 1:
+            return True
+        values: list[object] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return all(other == value for other in values)
+
     def autocast(self, precision: str) -> bool:
         """Whether the forward pass runs in bfloat16.
 
-        With `auto`, on a GPU, and on a CPU with matrix units for it (AMX): about seven times as fast
-        as float32 there, while on other CPUs it is slower.
+        With `auto`, where the device has matrix units for it.
         """
         if precision == "auto":
-            return self.device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+            return has_bfloat16_units(self.device)
         return precision == "bfloat16"
 
     def autocast_context(self, precision: str) -> AbstractContextManager[object]:

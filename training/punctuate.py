@@ -19,11 +19,13 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from model.audio import load_audio
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.precision import has_bfloat16_units
 from model.recognizer import Recognizer, TranscribeOptions
 from training.manifest import Utterance, read_manifest, write_manifest
 from training.padded import transcribe_padded
@@ -96,12 +98,12 @@ def _parts(word: str) -> tuple[str, str, str]:
 
 def hear(checkpoint: Checkpoint, utterances: Sequence[Utterance], padded: bool) -> Iterator[str]:
     """Transcribe utterances, in order; `padded` as `training.padded` tells."""
-    recognizer = Recognizer(checkpoint)
+    recognizer = None if padded else Recognizer(checkpoint)
     options = TranscribeOptions(word_timestamps=False)
     for first in tqdm(range(0, len(utterances), _CHUNK), desc="hearing", unit="batch"):
         chunk = utterances[first : first + _CHUNK]
         waveforms = [load_audio(u.audio_filepath) for u in chunk]
-        if padded:
+        if recognizer is None:
             yield from transcribe_padded(checkpoint, waveforms)
         else:
             yield from (t.text for t in recognizer.transcribe(waveforms, options).transcripts)
@@ -120,7 +122,10 @@ def main() -> None:
     utterances, rejected = read_manifest(args.manifest)
     for line in rejected:
         print(f"{line.manifest}:{line.line}: {line.reason}", file=sys.stderr)
-    texts = hear(load_checkpoint(args.checkpoint), utterances, args.padded)
+    checkpoint = load_checkpoint(args.checkpoint)
+    if args.padded and has_bfloat16_units(torch.device("cpu")):
+        checkpoint.network.to(torch.bfloat16)
+    texts = hear(checkpoint, utterances, args.padded)
     result = [
         replace(utterance, written=written_form(utterance.text, heard))
         for utterance, heard in zip(utterances, texts, strict=True)

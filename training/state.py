@@ -1,6 +1,5 @@
 """What a training run needs to go on after it was stopped, and the running average of its weights."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,16 +85,18 @@ def load_state(
     """Go back to a saved state; None if there is none.
 
     Raises:
-        ValueError: the state is of a run with another configuration.
+        ValueError: the state is of a run with another configuration, data or number of processes.
     """
+    for partial in folder.glob(f".{STATE}.*.partial"):  # of a process that was killed as it wrote
+        partial.unlink()
     path = folder / STATE
-    if not os.path.exists(path):
+    if not path.exists():
         return None
     values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if values["identity"] != identity:
         raise ValueError(
-            f"{path} is of a run with another configuration; "
-            f"resume with the configuration in {folder / 'config.yaml'}, or choose another output"
+            f"{path} is of a run with another configuration, other data or another number of "
+            f"processes; resume with {folder / 'config.yaml'} as it was, or choose another output"
         )
     network.load_state_dict(values["network"])
     optimizer.load_state_dict(values["optimizer"])

@@ -1,6 +1,6 @@
 """Train the recognizer.
 
-    python -m training.train --config training/configs/small.yaml [--optimizer.learning_rate 1e-5 …]
+    python -m training.train --config training/configs/finetune.yaml [--optimizer.learning_rate 1e-5 …]
     torchrun --nproc-per-node 8 -m training.train --config …      # several GPUs; nodes likewise
 
 A run's folder holds config.yaml, log.jsonl, TensorBoard's events, state.pt to resume from, and the
@@ -8,6 +8,7 @@ checkpoints `best` (lowest WER on dev) and `last`, both of the running average o
 """
 
 import copy
+import hashlib
 import json
 import math
 import sys
@@ -23,10 +24,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from model.audio import SAMPLE_RATE
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.features import ENCODER_FRAMES_PER_SECOND
 from training.arguments import parse_config
 from training.config import Optimizer, TrainConfig
-from training.data import BucketSampler, SpeechDataset, epoch_batches
+from training.data import Batch, BucketSampler, SpeechDataset, epoch_batches
 from training.losses import JointLoss, Teacher
 from training.manifest import Utterance, read_manifest
 from training.monitoring import Monitor
@@ -57,8 +60,9 @@ def build_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.AdamW:
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         scale = learning_rate_scale(config, name)
-        parameter.requires_grad_(scale > 0)
-        if scale > 0:
+        if scale == 0:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((scale, decay), []).append(parameter)
     return torch.optim.AdamW(
@@ -122,7 +126,12 @@ class Run:
         train = [u for m in config.train for u in usable(m, longest * slowest, processes.first)]
         dev = usable(config.dev, longest, processes.first)
         checkpoint = load_checkpoint(config.start)
+        _check_lengths(config, checkpoint, train)
         network = checkpoint.network.to(processes.device)
+        # What no loss reaches has no gradient, for which several processes would wait in vain.
+        losses = config.losses
+        network.ctc.requires_grad_(losses.ctc > 0)
+        network.decoder.requires_grad_(losses.attention + losses.distillation > 0)
         optimizer = build_optimizer(network, config.optimizer)
         teacher = None
         if config.teacher is not None:
@@ -160,9 +169,57 @@ class Run:
     @property
     def identity(self) -> str:
         """What a resumed run must share with the one that it goes on with."""
+        config = self.config.model_dump(
+            mode="json",
+            exclude={
+                "resume": True,
+                "output": True,
+                "push_gateway": True,
+                "save_every": True,
+                "batches": {"workers"},
+            },
+        )
+        data = hashlib.sha256()
+        for u in self.dataset.utterances:
+            line = (str(u.audio_filepath), u.duration, u.text, u.written)
+            data.update(json.dumps(line).encode())
+        world = self.processes.world
+        return json.dumps({"config": config, "processes": world, "data": data.hexdigest()})
+
+        """What a resumed run must share with the one that it goes on with."""
         return self.config.model_dump_json(
             exclude={"resume", "output", "push_gateway", "save_every"}
         )
+
+
+def _check_lengths(
+    config: TrainConfig, checkpoint: Checkpoint, utterances: list[Utterance]
+) -> None:
+    """Refuse, before hours of training, what the network cannot hold."""
+    dims = checkpoint.config.dimensions
+    limit = dims.audio_positions / ENCODER_FRAMES_PER_SECOND - checkpoint.config.tail_seconds
+    if config.batches.longest_seconds > limit:
+        raise ValueError(
+            f"batches.longest_seconds is {config.batches.longest_seconds}; "
+            f"this network takes at most {limit} s"
+        )
+    room = dims.text_positions - len(checkpoint.tokenizer.prompt)
+    for utterance in utterances:
+        tokens = len(checkpoint.tokenizer.encode(utterance.written or utterance.text))
+        if tokens > room:
+            raise ValueError(
+                f"the text of {utterance.audio_filepath} has {tokens} tokens; "
+                f"this network takes at most {room}"
+            )
+    spelled = sum(checkpoint.characters.covers(u.text) for u in utterances)
+    if config.losses.ctc and not spelled:
+        raise ValueError(
+            f"the CTC head's characters {checkpoint.characters.characters!r} spell none of the "
+            "texts; start from a checkpoint with others (python -m model.whisper --characters), "
+            "or set losses.ctc to 0"
+        )
+    if config.losses.ctc and spelled < len(utterances):
+        print(f"{len(utterances) - spelled} texts have letters or digits that the CTC head lacks")
 
 
 def train(config: TrainConfig) -> Path:
@@ -173,7 +230,7 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         ValueError: the configuration does not fit the data or the checkpoint.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the gradient is no longer finite.
     """
     with Processes.start() as processes:
         run = Run.prepare(config, processes)
@@ -185,13 +242,19 @@ def train(config: TrainConfig) -> Path:
                 )
                 or progress
             )
+            if not processes.agree(vars(progress)):
+                raise ValueError(
+                    f"{config.output} holds another state on each node; "
+                    "all processes must see one folder"
+                )
         elif (config.output / "state.pt").exists():
             raise ValueError(f"{config.output} holds a run; go on with --resume, or choose another")
-        config.output.mkdir(parents=True, exist_ok=True)
-        (config.output / "config.yaml").write_text(
-            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        )
-        with Monitor.open(config.output, config.push_gateway, processes.first) as monitor:
+        if processes.first:
+            config.output.mkdir(parents=True, exist_ok=True)
+            told = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            (config.output / "config.yaml").write_text(told)
+        opened = Monitor.open(config.output, config.push_gateway, processes.first, progress.step)
+        with opened as monitor:
             loop(run, progress, monitor)
     return config.output / "best"
 
@@ -202,7 +265,8 @@ def loop(run: Run, progress: Progress, monitor: Monitor) -> None:
     wrapped: nn.Module = run.loss
     if processes.world > 1:
         wrapped = DistributedDataParallel(run.loss)
-    save_state(config.output, progress, *_state(run)) if processes.first else None
+    if processes.first:  # a run that is killed before its first save shall resume too
+        save_state(config.output, progress, *_state(run))
     while progress.epoch < config.epochs:
         keys = run.sampler.batches(progress.epoch)
         left = keys[progress.batch :]
@@ -223,27 +287,23 @@ def loop(run: Run, progress: Progress, monitor: Monitor) -> None:
             unit="batch",
             disable=not processes.first,
         )
-        started = time.perf_counter()
+        accumulate = config.batches.accumulate
+        started, audio = time.perf_counter(), 0.0
         for batch in bar:
             # Masks are drawn from the step, not from what came before: a resumed run draws the same.
             torch.manual_seed(hash((config.seed, progress.epoch, progress.batch, processes.rank)))
-            last = (progress.batch + 1) % config.batches.accumulate == 0
-            last = last or progress.batch + 1 == len(keys)
-            parts = backward(run, wrapped, batch.to(processes.device), last)
+            first = progress.batch // accumulate * accumulate
+            share = 1 / min(accumulate, len(keys) - first)  # the last step of an epoch may be short
+            last = (progress.batch + 1) % accumulate == 0 or progress.batch + 1 == len(keys)
+            parts = backward(run, wrapped, batch.to(processes.device), share, last)
+            audio += float(batch.samples.sum()) / SAMPLE_RATE
             progress.batch += 1
             if not last:
                 continue
             norm, rate = step(run, progress)
             seconds = time.perf_counter() - started
-            started = time.perf_counter()
             values = {name: float(value) for name, value in parts.items()}
-            if not math.isfinite(values["total"]):
-                raise FloatingPointError(
-                    f"the loss is {values['total']} at step {progress.step}; lower the learning rate"
-                    f" ({config.optimizer.learning_rate}), or go back to an older state"
-                )
             bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()})
-            audio = float(batch.samples.sum()) / 16_000
             monitor.log(
                 progress.step,
                 "train",
@@ -257,6 +317,7 @@ def loop(run: Run, progress: Progress, monitor: Monitor) -> None:
             )
             if progress.step % config.save_every == 0 and processes.first:
                 save_state(config.output, progress, *_state(run))
+            started, audio = time.perf_counter(), 0.0
         progress.epoch, progress.batch = progress.epoch + 1, 0
         if processes.first:
             judge(run, progress, monitor)
@@ -268,25 +329,39 @@ def _state(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Average, str]:
     return run.loss.network, run.optimizer, run.average, run.identity
 
 
-def backward(run: Run, wrapped: nn.Module, batch: object, last: bool) -> dict[str, Tensor]:
-    """Add a batch's gradients; processes exchange them with the last of a step only."""
+def backward(
+    run: Run, wrapped: nn.Module, batch: Batch, share: float, last: bool
+) -> dict[str, Tensor]:
+    """Add a batch's gradients with its share; processes exchange them with the last of a step."""
     silent: AbstractContextManager[object] = nullcontext()
     if isinstance(wrapped, DistributedDataParallel) and not last:
         silent = wrapped.no_sync()
     with silent:
         with run.processes.autocast_context(run.config.precision):
             parts: dict[str, Tensor] = wrapped(batch)
-        (parts["total"] / run.config.batches.accumulate).backward()
+        (parts["total"] * share).backward()
     return {name: value.detach() for name, value in parts.items()}
 
 
 def step(run: Run, progress: Progress) -> tuple[float, float]:
-    """Move the weights. Returns the gradient's norm before clipping, and the learning rate."""
+    """Move the weights.
+
+    Returns:
+        The gradient's norm before clipping, and the learning rate.
+
+    Raises:
+        FloatingPointError: the gradient is not finite; the weights stay as they were.
+    """
     config = run.config.optimizer
     rate = learning_rate(config, progress.step, run.steps)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     norm = nn.utils.clip_grad_norm_(run.loss.network.parameters(), config.clip_norm)
+    if not bool(norm.isfinite()):  # the same on all processes, and nothing is spoilt yet
+        raise FloatingPointError(
+            f"the gradient is {float(norm)} at step {progress.step}; "
+            f"start again with a learning rate below {config.learning_rate}"
+        )
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.average.update(run.loss.network)
@@ -304,7 +379,8 @@ def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
     monitor.log(progress.step, "dev", {**figures, "epoch": progress.epoch})
     print(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
     folders = ["last"]
-    wer = figures[f"wer_{config.select}"]
+    modes = ("accurate", "fast") if config.select == "mean" else (config.select,)
+    wer = sum(figures[f"wer_{mode}"] for mode in modes) / len(modes)
     if progress.best is None or wer < progress.best:
         progress.best = wer
         folders.append("best")

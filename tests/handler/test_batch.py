@@ -42,7 +42,8 @@ class FragileRecognizer:
         if POISON_SECONDS in seconds:
             self.fail()
         transcripts = [Transcript(f"{s:.0f} seconds", "en", s, ()) for s in seconds]
-        return BatchResult(transcripts, sum(seconds), max(seconds) * len(seconds), 0.0)
+        total = sum(seconds)
+        return BatchResult(transcripts, total, total, max(seconds) * len(seconds), 0.0)
 
 
 def raising(error: BaseException) -> Callable[[], None]:

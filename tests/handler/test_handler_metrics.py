@@ -59,6 +59,7 @@ def test_torchserve_accepts_every_value_with_its_dimensions(
         decode_seconds=0.5,
         model_seconds=1.5,
         audio_seconds=10.0,
+        heard_seconds=10.0,
         padded_seconds=12.5,
     )
     metrics.report(batch, cache)
@@ -79,5 +80,8 @@ def test_a_batch_of_silence_reports_no_padding() -> None:
     cache.initialize_cache()
     cache.model_name = "asr"
     metrics.report(
-        BatchAnswer([Answer("")], 0.1, 0.1, audio_seconds=5.0, padded_seconds=0.0), cache
+        BatchAnswer(
+            [Answer("")], 0.1, 0.1, audio_seconds=5.0, heard_seconds=0.0, padded_seconds=0.0
+        ),
+        cache,
     )

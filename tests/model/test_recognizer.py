@@ -8,6 +8,7 @@ from jiwer import wer
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from model.recognizer import Recognizer, TranscribeOptions
+from model.search import Decoded
 from tests.random_checkpoint import SHIPPED
 
 FAST, ACCURATE = TranscribeOptions(mode="fast"), TranscribeOptions(mode="accurate")
@@ -155,3 +156,74 @@ def test_sentences_are_segments(shipped_recognizer, speech):
 
 def test_the_shipped_checkpoint_is_small_enough():
     assert (SHIPPED / "model.safetensors").stat().st_size <= 80_000_000
+
+
+@pytest.mark.slow
+@given(clip=st.integers(0, 5), start=st.floats(0, 5), length=st.floats(0.1, 3))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_times_lie_within_the_audio_however_it_is_cut(
+    shipped_recognizer, speech, clip, start, length
+):
+    waveform = speech[clip % len(speech)][int(start * 16_000) :][: int(length * 16_000)]
+    (transcript,) = shipped_recognizer.transcribe([waveform]).transcripts
+    for part in (*transcript.words, *transcript.segments):
+        assert 0 <= part.start < part.end <= transcript.duration
+    assert " ".join(w.word for w in transcript.words) == transcript.text
+
+
+def decoded_as(recognizer, monkeypatch, text, **values):
+    """Make the decoder write a text, to see what the recognizer makes of it."""
+    found = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "looped": False} | values
+    decoded = Decoded(tokens=tuple(recognizer.tokenizer.encode(text)), **found)
+    monkeypatch.setattr("model.recognizer.greedy_search", lambda *_: [decoded])
+
+
+@pytest.fixture
+def heard(random_recognizer, sound):
+    """What the CTC head of the random network hears in a clip of 2 s; it is not empty."""
+    (transcript,) = random_recognizer.transcribe([sound(2.0, 1)], FAST).transcripts
+    assert transcript.text
+    return transcript.text
+
+
+@pytest.mark.parametrize("words", [True, False])
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("so be it", {"looped": True}),
+        ("and why indulge " * 9, {}),
+        ("a text that is much longer than two seconds of audio could ever hold " * 2, {}),
+    ],
+    ids=["looped", "repeats itself", "too long"],
+)
+def test_an_invented_text_gives_way_to_what_the_ctc_head_heard(
+    random_recognizer, sound, heard, monkeypatch, words, text, values
+):
+    decoded_as(random_recognizer, monkeypatch, text, **values)
+    options = TranscribeOptions(word_timestamps=words)
+    (transcript,) = random_recognizer.transcribe([sound(2.0, 1)], options).transcripts
+    assert transcript.text == heard
+
+
+@pytest.mark.parametrize("looped", [True, False])
+def test_no_speech_has_no_text_even_if_the_decoder_looped(
+    random_recognizer, sound, monkeypatch, looped
+):
+    values = {"no_speech_prob": 0.9, "avg_logprob": -2.0, "looped": looped}
+    decoded_as(random_recognizer, monkeypatch, "thank you", **values)
+    (transcript,) = random_recognizer.transcribe([sound(2.0, 1)]).transcripts
+    assert transcript.text == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["So be it.", "... and then", "- Yes - no?", "in 20 days", "नमस्ते " * 20]
+)
+def test_the_text_is_the_same_with_word_times_and_without(
+    random_recognizer, sound, monkeypatch, text
+):
+    decoded_as(random_recognizer, monkeypatch, text)
+    found = [
+        random_recognizer.transcribe([sound(2.0, 1)], TranscribeOptions(word_timestamps=words))
+        for words in (True, False)
+    ]
+    assert [result.transcripts[0].text for result in found] == [text.strip()] * 2

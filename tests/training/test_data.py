@@ -1,9 +1,11 @@
 """Batches: every utterance once, under the cap, the same again from the same seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +89,22 @@ def test_noise_has_the_ratio_that_was_asked_for(utterances, ratio):
     clean, noisy, _, _ = SpeechDataset(utterances, augment, 1)[(0, 0)]
     found = 10 * torch.log10(clean.square().sum() / (noisy - clean).square().sum())
     assert float(found) == pytest.approx(ratio, abs=0.1)
+
+
+def test_babble_of_silent_recordings_is_no_noise(utterances, tmp_path):
+    soundfile.write(tmp_path / "zeros.wav", np.zeros(16_000), 16_000)
+    silent = replace(utterances[0], audio_filepath=tmp_path / "zeros.wav")
+    augment = Augmentation(speeds=(1.0,), noise_probability=1.0, silence_probability=0)
+    dataset = SpeechDataset([silent, silent], augment, 1)
+    for epoch in range(8):
+        assert bool(dataset[(epoch, 0)][1].isfinite().all())
+
+
+def test_a_broken_recording_is_named(utterances, tmp_path):
+    (tmp_path / "broken.wav").write_text("hello")
+    broken = replace(utterances[0], audio_filepath=tmp_path / "broken.wav")
+    with pytest.raises(ValueError, match=r"broken\.wav"):
+        SpeechDataset([broken], PLAIN, 1)[(0, 0)]
 
 
 def test_noise_alone_has_no_text(utterances):
