@@ -230,3 +230,17 @@ def test_no_json_option_causes_anything_but_a_request_or_a_4xx(options: dict[str
 
 def test_a_long_value_is_cut_in_the_message() -> None:
     assert len(str(refused(form, ("file", AUDIO), ("mode", "x" * 10_000)))) < 300
+
+
+def test_a_form_without_its_boundary_is_named() -> None:
+    with pytest.raises(RequestError, match="has no boundary"):
+        parse_request(
+            [Part("body", "text/plain", b"--x")], {"Content-Type": "multipart/form-data"}, SERVED
+        )
+
+
+def test_half_a_character_as_a_name_is_an_unknown_field() -> None:
+    body = b'{"audio": "AA==", "\\ud800": 1}'
+    with pytest.raises(RequestError, match="not valid Unicode") as caught:
+        parse_request([Part("body", "text/plain", body)], JSON, SERVED)
+    assert caught.value.type == "unknown_field"
