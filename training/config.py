@@ -93,7 +93,7 @@ class TrainConfig(_Config):
     """Manifests to learn from."""
     dev: Path
     """Manifest to choose the best weights with; never one that figures are reported on."""
-    start: Path
+    init: Path
     """Checkpoint folder to start from, see `python -m model.whisper`."""
     output: Path
     """Folder of the run: log, state, best and last checkpoint."""

@@ -125,7 +125,7 @@ class Run:
         longest = config.batches.longest_seconds
         train = [u for m in config.train for u in usable(m, longest * slowest, processes.first)]
         dev = usable(config.dev, longest, processes.first)
-        checkpoint = load_checkpoint(config.start)
+        checkpoint = load_checkpoint(config.init)
         _check_lengths(config, checkpoint, train)
         network = checkpoint.network.to(processes.device)
         # What no loss reaches has no gradient, for which several processes would wait in vain.
@@ -385,7 +385,7 @@ def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
         progress.best = wer
         folders.append("best")
     provenance = {
-        "start": config.start.name,
+        "start": config.init.name,
         "steps": progress.step,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "dev": {name: round(value, 5) for name, value in figures.items()},
@@ -401,11 +401,11 @@ def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
 
 def model_card(config: TrainConfig, provenance: dict[str, object]) -> str:
     """Markdown that tells how the weights were made."""
-    paths = {"train", "dev", "start", "output", "teacher", "push_gateway", "resume"}
+    paths = {"train", "dev", "init", "output", "teacher", "push_gateway", "resume"}
     recipe = yaml.safe_dump(config.model_dump(mode="json", exclude=paths), sort_keys=False)
     return (
         "# Steno checkpoint\n\n"
-        f"Trained from `{config.start.name}` by `python -m training.train`.\n\n"
+        f"Trained from `{config.init.name}` by `python -m training.train`.\n\n"
         f"```json\n{json.dumps(provenance, indent=2)}\n```\n\n"
         f"## Configuration\n\n```yaml\n{recipe}```\n"
     )

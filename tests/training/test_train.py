@@ -49,7 +49,7 @@ def dev(tmp_path_factory) -> Path:
 
 def command(start: Path, dev: Path, output: Path, *more: str) -> list[str]:
     return [
-        "-m", "training.train", "--train", str(FIXTURES), "--dev", str(dev), "--start", str(start),
+        "-m", "training.train", "--train", str(FIXTURES), "--dev", str(dev), "--init", str(start),
         "--output", str(output), "--epochs", "3", "--batches.padded_seconds", "16",
         "--batches.workers", "0", "--precision", "float32", "--save_every", "2",
         "--optimizer.learning_rate", "1e-3", "--optimizer.scales", '{"ctc.": 2}',
@@ -118,7 +118,7 @@ def test_several_processes_train_together(start, dev, tmp_path, more):
 
 def batch_of(checkpoint, n=2, augment=None):
     """The shortest fixtures, as training sees them."""
-    config = TrainConfig(train=["a"], dev="b", start="c", output="d").augmentation
+    config = TrainConfig(train=["a"], dev="b", init="c", output="d").augmentation
     plain = config.model_copy(update={"speeds": (1.0,), "noise_probability": 0.0})
     utterances = sorted(read_manifest(FIXTURES)[0], key=lambda u: u.duration)[:n]
     dataset = SpeechDataset(utterances, augment or plain, 1)
@@ -131,7 +131,7 @@ def test_learns_a_batch_by_heart(start):
     checkpoint = load_checkpoint(start)
     batch, plain = batch_of(checkpoint)
     config = Optimizer(learning_rate=3e-3, scales={})
-    weights = TrainConfig(train=["a"], dev="b", start="c", output="d").losses
+    weights = TrainConfig(train=["a"], dev="b", init="c", output="d").losses
     loss = JointLoss(checkpoint.network, checkpoint.features, weights, plain, None).eval()
     optimizer = build_optimizer(checkpoint.network, config)
     first = loss(batch)
@@ -148,7 +148,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_padded_audio(st
     """On a clip of nearly 30 s both hear the same; on a short one they do not."""
     checkpoint = load_checkpoint(start)
     teacher = Teacher(load_checkpoint(start), torch.device("cpu"))
-    weights = TrainConfig(train=["a"], dev="b", start="c", output="d").losses.model_copy(
+    weights = TrainConfig(train=["a"], dev="b", init="c", output="d").losses.model_copy(
         update={"matching": 1.0, "distillation": 1.0}
     )
     batch, plain = batch_of(checkpoint, 1)
@@ -165,7 +165,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_padded_audio(st
 
 def test_a_batch_gives_the_mean_loss_of_its_utterances(start):
     checkpoint = load_checkpoint(start)
-    weights = TrainConfig(train=["a"], dev="b", start="c", output="d").losses
+    weights = TrainConfig(train=["a"], dev="b", init="c", output="d").losses
     both, plain = batch_of(checkpoint, 2)
     loss = JointLoss(checkpoint.network, checkpoint.features, weights, plain, None).eval()
     with torch.no_grad():
@@ -222,7 +222,7 @@ def test_the_learning_rate_warms_up_and_decays():
         (["--epochs", "0"], "greater than"),
         (["--optimizer.ema_decay", "1.5"], "less than"),
         (["--precision", "float8"], "float8"),
-        (["--start", "/nowhere"], "config.json"),
+        (["--init", "/nowhere"], "config.json"),
         (["--dev", "/nowhere.jsonl"], "nowhere.jsonl"),
         (["--batches.padded_seconds", "2"], "padded_seconds is 2"),
         (["--losses.matching", "1"], "need a teacher"),
@@ -248,7 +248,7 @@ def test_a_loss_that_is_no_number_stops_the_run(start, dev, tmp_path):
     config = TrainConfig(
         train=[FIXTURES],
         dev=dev,
-        start=start,
+        init=start,
         output=tmp_path / "run",
         epochs=1,
         optimizer={"learning_rate": 1e30, "scales": {}, "warmup_steps": 0, "clip_norm": 1e30},
@@ -265,7 +265,7 @@ def test_a_run_with_other_data_is_not_resumed(start, dev, tmp_path):
     """The batches would no longer be those that the state counts."""
     common = {
         "dev": dev,
-        "start": start,
+        "init": start,
         "output": tmp_path / "run",
         "epochs": 1,
         "batches": {"workers": 0, "padded_seconds": 16},
@@ -295,7 +295,7 @@ def test_figures_reach_a_push_gateway_and_a_missing_one_does_no_harm(start, dev,
     common = {
         "train": [FIXTURES],
         "dev": dev,
-        "start": start,
+        "init": start,
         "epochs": 1,
         "batches": {"workers": 0, "padded_seconds": 16},
         "optimizer": {"scales": {}},
@@ -320,7 +320,7 @@ def test_figures_reach_a_push_gateway_and_a_missing_one_does_no_harm(start, dev,
 
 
 def test_a_run_is_not_written_over(start, dev, tmp_path):
-    config = TrainConfig(train=[FIXTURES], dev=dev, start=start, output=tmp_path)
+    config = TrainConfig(train=[FIXTURES], dev=dev, init=start, output=tmp_path)
     (tmp_path / "state.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="holds a run; go on with --resume"):
         train(config)
