@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.alignment import AlignmentError, align_words
+from model.alignment import START_LAG_SECONDS, AlignmentError, align_words
 from model.tokenizer import Characters
 
 CHARACTERS = Characters()
@@ -27,7 +27,9 @@ def heard(text: str, frames_each: int = 2, sure: float = 0.9) -> torch.Tensor:
 def test_times_are_the_frames_of_the_first_and_last_character():
     words = align_words(heard("so be it"), "So be it.", CHARACTERS)
     assert [w.word for w in words] == ["So", "be", "it."]
-    assert [w.start for w in words] == pytest.approx([0.0, 0.12, 0.24])
+    assert [w.start for w in words] == pytest.approx(
+        [0.0, 0.12 - START_LAG_SECONDS, 0.24 - START_LAG_SECONDS]
+    )
     assert [w.end for w in words] == pytest.approx([0.06, 0.18, 0.30], abs=0.021)
     assert all(w.confidence == pytest.approx(0.9, abs=0.01) for w in words)
 
@@ -44,7 +46,7 @@ def test_a_number_is_aligned_with_whatever_was_heard():
     assert before.end <= number.start < number.end <= after.start
     assert number.word == "20"
     assert before.start == 0.0
-    assert after.start == pytest.approx(10 * 0.04, abs=0.021)
+    assert after.start == pytest.approx(10 * 0.04 - START_LAG_SECONDS, abs=0.021)
 
 
 def test_a_dash_stays_with_the_word_before_it():

@@ -1,0 +1,45 @@
+"""Average the weights of checkpoints that come from one start.
+
+    python -m training.average A B … --output C
+
+Checkpoints of one run, or of a run and the one that went on from it, lie in one valley of the loss; their mean
+is often a little better than each (Izmailov et al., 2018). Judge it on dev like any other.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from model.checkpoint import CARD, CheckpointError, load_checkpoint, save_checkpoint
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.average", description=__doc__)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    try:
+        first, *others = [load_checkpoint(folder) for folder in args.checkpoints]
+    except CheckpointError as error:
+        parser.error(str(error))
+    for folder, other in zip(args.checkpoints[1:], others, strict=True):
+        if other.config.dimensions != first.config.dimensions:
+            parser.error(f"{folder} has other sizes than {args.checkpoints[0]}")
+    states = [checkpoint.network.state_dict() for checkpoint in (first, *others)]
+    mean = {name: sum(s[name] for s in states) / len(states) for name in states[0]}
+    names = [folder.name for folder in args.checkpoints]
+    card = (args.checkpoints[0] / CARD).read_text(encoding="utf-8")
+    save_checkpoint(
+        args.output,
+        first,
+        f"{card}\nThe mean of {', '.join(names)}.\n",
+        weights=mean,
+        provenance={"mean of": names},
+    )
+    print(f"{args.output}: the mean of {len(states)} checkpoints")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
