@@ -11,9 +11,8 @@ from model.features import ENCODER_FRAMES_PER_SECOND
 from model.tokenizer import Characters
 from model.transcript import Word
 
-
-# A character is recognized a little after its sound has begun: the median error of word starts without
-# this, on real speech joined with known pauses (tests/benchmarks/word_times.py, dev, shipped checkpoint).
+# A character is recognized a little after its sound has begun. Rounded from the median error of word
+# starts without this, on words joined with known pauses (tests/model/test_word_times.py).
 START_LAG_SECONDS = 0.05
 
 

@@ -2,8 +2,8 @@
 
     python -m training.average A B … --output C
 
-Checkpoints of one run, or of a run and the one that went on from it, lie in one valley of the loss; their mean
-is often a little better than each (Izmailov et al., 2018). Judge it on dev like any other.
+Checkpoints of one run, or of a run and the one that went on from it, lie in one valley of the loss;
+their mean is often a little better than each (Izmailov et al., 2018). Judge it on dev.
 """
 
 import argparse
