@@ -90,7 +90,14 @@ def test_serve_prints_a_curl_line_that_works_and_a_signal_ends_everything(
     model_store: Path, private_tmp: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     command = [sys.executable, "-m", "handler.serve", "--model-store", str(model_store)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    # A background job starts with Ctrl-C ignored, and hands that on; a terminal does not.
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         assert process.stdout is not None
         lines: list[str] = []
