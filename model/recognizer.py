@@ -277,10 +277,12 @@ class Recognizer:
     def _is_invented(self, text: str, decoded: Decoded, frames: int) -> bool:
         """Whether a text loops, or is longer than its audio can hold.
 
-        Only texts that the CTC head can spell are judged: its own takes their place, and scripts of
-        three bytes a letter compress well without repeating anything.
+        Only texts in letters that the CTC head knows are judged: its own takes their place, and
+        scripts of three bytes a letter compress well without repeating anything. Digits may stand
+        among them: they are said in words, which the head can spell.
         """
-        if not text or not self.characters.covers(text):
+        letters = "".join(c for c in text if not c.isdigit())
+        if not text or not self.characters.covers(letters):
             return False
         repeats = compression_ratio(text) > COMPRESSION_RATIO_LIMIT
         return decoded.looped or repeats or not fits(text, frames, self.characters)

@@ -92,8 +92,7 @@ def greedy_search(
     banned = torch.zeros(decoder.embed_tokens.num_embeddings, dtype=torch.bool, device=device)
     banned[tokenizer.suppressed] = True
     banned_first = banned.clone()
-    # Nothing said is a text too, but no_speech_prob tells of it better than an end at once.
-    banned_first[[*tokenizer.suppressed_first]] = True
+    banned_first[tokenizer.suppressed_first] = True
 
     rows = list(range(batch))  # of the batch, those still being written
     fed = torch.tensor([tokenizer.prompt] * batch, device=device)
