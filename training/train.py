@@ -186,11 +186,6 @@ class Run:
         world = self.processes.world
         return json.dumps({"config": config, "processes": world, "data": data.hexdigest()})
 
-        """What a resumed run must share with the one that it goes on with."""
-        return self.config.model_dump_json(
-            exclude={"resume", "output", "push_gateway", "save_every"}
-        )
-
 
 def _check_lengths(
     config: TrainConfig, checkpoint: Checkpoint, utterances: list[Utterance]
