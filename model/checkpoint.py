@@ -1,6 +1,6 @@
 """Checkpoints: a folder with the weights and everything needed to rebuild the network around them.
 
-    model.safetensors   the weights, float16
+    model.safetensors   the weights, float16; or int8 with a scale for each row, see `model.int8`
     config.json         sizes, features, characters, language, where it came from
     tokenizer.json      Whisper's tokens
     MODEL_CARD.md       what it is, how it was made, how good it is
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.features import LogMel
+from model.int8 import Int8Weight
 from model.network import ModelDimensions, Network
 from model.tokenizer import DEFAULT_CHARACTERS, Characters, Tokenizer
 
@@ -31,6 +32,8 @@ WEIGHTS, CONFIG, TOKENIZER, CARD = (
     "tokenizer.json",
     "MODEL_CARD.md",
 )
+# The scales of an int8 weight stand under its name with this at the end.
+SCALES = ".scales"
 
 
 class CheckpointError(ValueError):
@@ -130,7 +133,7 @@ def save_checkpoint(
         card: the text of its model card, Markdown.
         weights: instead of the network's own, for example their running average.
         dtype: of the weights in the file. float16 keeps three digits; every weight must lie
-            within its range.
+            within its range. int8 halves the matrices once more; the vectors stay in float16.
         provenance: replaces the one in the checkpoint's configuration.
 
     Raises:
@@ -138,10 +141,14 @@ def save_checkpoint(
     """
     tensors = {}
     for name, tensor in (weights or checkpoint.network.state_dict()).items():
-        stored = tensor.detach().to("cpu", dtype).contiguous()
+        stored = tensor.detach().to("cpu", torch.float16 if dtype == torch.int8 else dtype)
         if not bool(stored.isfinite().all()):
-            raise CheckpointError(f"{name} has values that are not finite in {dtype}")
-        tensors[name] = stored
+            raise CheckpointError(f"{name} has values that are not finite in {stored.dtype}")
+        if dtype == torch.int8 and tensor.ndim > 1 and "embed_positions" not in name:
+            weight = Int8Weight.of(tensor.cpu())
+            tensors[name + SCALES] = weight.scales
+            stored = weight.values
+        tensors[name] = stored.contiguous()
     config = checkpoint.config
     if provenance is not None:
         config = replace(config, provenance=provenance)
@@ -206,7 +213,9 @@ def load_weights(network: Network, path: Path) -> None:
     own = network.state_dict()
     try:
         with safe_open(str(path), framework="pt") as file:
-            names = set(file.keys())
+            stored = set(file.keys())
+            scaled = {name for name in stored if name + SCALES in stored}
+            names = stored - {name + SCALES for name in scaled}
             if names != set(own):
                 missing, unknown = sorted(set(own) - names), sorted(names - set(own))
                 raise CheckpointError(
@@ -215,6 +224,8 @@ def load_weights(network: Network, path: Path) -> None:
                 )
             for name, parameter in own.items():
                 tensor = file.get_tensor(name)
+                if name in scaled:
+                    tensor = _dense(tensor, file.get_tensor(name + SCALES), f"{path}: {name}")
                 if tensor.shape != parameter.shape:
                     raise CheckpointError(
                         f"{path}: {name} has shape {tuple(tensor.shape)}, "
@@ -225,3 +236,12 @@ def load_weights(network: Network, path: Path) -> None:
                 parameter.copy_(tensor)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _dense(values: Tensor, scales: Tensor, name: str) -> Tensor:
+    if values.dtype != torch.int8 or scales.shape != values.shape[:1]:
+        raise CheckpointError(
+            f"{name} is {values.dtype} {tuple(values.shape)} with scales {tuple(scales.shape)}; "
+            "it must be int8 with one scale for each row"
+        )
+    return Int8Weight(values, scales).dense

@@ -107,7 +107,8 @@ class Recognizer:
         checkpoint: the network and its tokenizers; it is moved to the device and precision.
         device: "cpu", "cuda", "cuda:1", …; "auto" is CUDA where there is one.
         dtype: "float32" or "bfloat16"; "auto" is bfloat16 where the device has matrix units for it
-            (GPUs, CPUs with AMX).
+            (GPUs, CPUs with AMX). On a CPU, bfloat16 has the decoder's weights in int8 when it writes
+            for one or two clips.
         max_batch_seconds: most padded audio in one forward pass; it bounds memory.
 
     Raises:
@@ -139,6 +140,8 @@ class Recognizer:
         self.tokenizer = checkpoint.tokenizer
         self.characters = checkpoint.characters
         self.features = checkpoint.features.to(self.device)
+        if self.device.type == "cpu" and dtype == "bfloat16":
+            checkpoint.network.decoder.keep_int8()  # from float32, before it is rounded to bfloat16
         self.network = checkpoint.network.to(self.device, getattr(torch, dtype)).eval()
         positions = checkpoint.config.dimensions.audio_positions
         longest = positions * SAMPLES_PER_ENCODER_FRAME - self.features.tail_samples

@@ -89,20 +89,20 @@ def greedy_search(
     tokens: list[list[int]] = [[] for _ in range(batch)]
     totals = [0.0] * batch
     looped = [False] * batch
-    banned = torch.zeros(decoder.embed_tokens.num_embeddings, dtype=torch.bool, device=device)
-    banned[tokenizer.suppressed] = True
-    banned_first = banned.clone()
-    banned_first[tokenizer.suppressed_first] = True
+    barred = torch.zeros(decoder.embed_tokens.num_embeddings, device=device)
+    barred[tokenizer.suppressed] = -torch.inf
+    barred_first = barred.clone()
+    barred_first[tokenizer.suppressed_first] = -torch.inf
 
     rows = list(range(batch))  # of the batch, those still being written
-    fed = torch.tensor([tokenizer.prompt] * batch, device=device)
-    scores = decoder(fed, cache)
+    hidden = decoder(torch.tensor([tokenizer.prompt] * batch, device=device), cache)
     # Whisper was taught no-speech at the position of the start token.
-    no_speech = scores[:, 0].float().softmax(-1)[:, tokenizer.no_speech].tolist()
+    no_speech = decoder.scores(hidden[:, 0]).float().softmax(-1)[:, tokenizer.no_speech].tolist()
     while rows:
-        last = scores[:, -1].float()
-        last = last.masked_fill(banned_first if not tokens[rows[0]] else banned, -torch.inf)
-        logprobs, chosen = last.log_softmax(-1).max(-1)
+        scores = decoder.scores(hidden[:, -1]).float()
+        scores += barred if tokens[rows[0]] else barred_first
+        highest, chosen = scores.max(-1)
+        logprobs = highest - scores.logsumexp(-1)
         keep = []
         for i, (row, token, logprob) in enumerate(
             zip(rows, chosen.tolist(), logprobs.tolist(), strict=True)
@@ -122,7 +122,7 @@ def greedy_search(
             kept = torch.tensor(keep, device=device)
             cache.select(kept)
             chosen = chosen[kept]
-        scores = decoder(chosen[:, None], cache)
+        hidden = decoder(chosen[:, None], cache)
     return [
         Decoded(tuple(tokens[i]), totals[i] / (len(tokens[i]) + 1), no_speech[i], looped[i])
         for i in range(batch)

@@ -3,12 +3,15 @@
     python -m training.average A B … --output C
 
 Checkpoints of one run, or of a run and the one that went on from it, lie in one valley of the loss;
-their mean is often a little better than each (Izmailov et al., 2018). Judge it on dev.
+their mean is often a little better than each (Izmailov et al., 2018). Judge it on dev. `--int8` stores
+the result at half the size, as a checkpoint is shipped; one checkpoint is its own mean.
 """
 
 import argparse
 import sys
 from pathlib import Path
+
+import torch
 
 from model.checkpoint import CARD, CheckpointError, load_checkpoint, save_checkpoint
 
@@ -18,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.average", description=__doc__)
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--int8", action="store_true", help="store matrices in int8")
     args = parser.parse_args()
     try:
         first, *others = [load_checkpoint(folder) for folder in args.checkpoints]
@@ -35,6 +39,7 @@ def main() -> int:
         first,
         f"{card}\nThe mean of {', '.join(names)}.\n",
         weights=mean,
+        dtype=torch.int8 if args.int8 else torch.float16,
         provenance={"mean of": names},
     )
     print(f"{args.output}: the mean of {len(states)} checkpoints")

@@ -36,7 +36,8 @@ class Teacher:
         """Log-probabilities (batch, length, vocabulary) of the next token at each place."""
         frames = torch.full((len(encoded),), encoded.shape[1], device=encoded.device)
         decoder = self.network.decoder
-        return decoder(tokens, decoder.start(encoded, frames)).float().log_softmax(-1)
+        hidden = decoder(tokens, decoder.start(encoded, frames))
+        return decoder.scores(hidden).float().log_softmax(-1)
 
 
 class JointLoss(nn.Module):
@@ -81,7 +82,8 @@ class JointLoss(nn.Module):
                 parts["matching"] = _matching(encoded, heard, frames)
         if weights.attention or weights.distillation:
             decoder = self.network.decoder
-            scores = decoder(batch.tokens, decoder.start(encoded, frames)).float()
+            hidden = decoder(batch.tokens, decoder.start(encoded, frames))
+            scores = decoder.scores(hidden).float()
             if weights.attention:
                 parts["attention"] = F.cross_entropy(
                     scores.flatten(0, 1),

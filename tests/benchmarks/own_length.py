@@ -35,10 +35,12 @@ def spend(checkpoint: Checkpoint, waveform: torch.Tensor, padded: bool, tokens: 
         features, frames = checkpoint.features(waveform[None], torch.tensor([len(waveform)]))
     encoded = network.encoder(features.to(dtype), frames)
     heard = time.perf_counter()
-    cache = network.decoder.start(encoded, frames)
-    scores = network.decoder(torch.tensor([checkpoint.tokenizer.prompt]), cache)
+    decoder = network.decoder
+    cache = decoder.start(encoded, frames)
+    hidden = decoder(torch.tensor([checkpoint.tokenizer.prompt]), cache)
     for _ in range(tokens):
-        scores = network.decoder(scores[:, -1:].argmax(-1), cache)
+        written = decoder.scores(hidden[:, -1]).argmax(-1)
+        hidden = decoder(written[:, None], cache)
     return [heard - started, time.perf_counter() - heard]
 
 
@@ -56,6 +58,8 @@ def main() -> None:
     waveform = waveform[: int(args.seconds * SAMPLE_RATE)]
     tokens = round(args.seconds * TOKENS_PER_SECOND)
     for dtype in (torch.float32, torch.bfloat16):
+        if dtype == torch.bfloat16:  # as the recognizer does
+            checkpoint.network.decoder.keep_int8()
         checkpoint.network.to(dtype)
         times: dict[bool, list[list[float]]] = {False: [], True: []}
         for i in range(REPEATS + 2):

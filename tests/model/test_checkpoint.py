@@ -27,6 +27,33 @@ def test_round_trip_is_exact(random_checkpoint, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+def test_int8_is_within_half_a_step_and_comes_back_exactly_the_second_time(
+    random_checkpoint, tmp_path
+):
+    save_checkpoint(tmp_path / "a", random_checkpoint, "", dtype=torch.int8)
+    again = load_checkpoint(tmp_path / "a")
+    for name, value in random_checkpoint.network.state_dict().items():
+        step = value.abs().flatten(1).amax(1, keepdim=True) / 127 if value.ndim > 1 else 1e-3
+        error = (again.network.state_dict()[name] - value).abs().flatten(int(value.ndim > 1))
+        assert bool((error <= 0.75 * torch.as_tensor(step)).all()), name
+    save_checkpoint(tmp_path / "b", again, "", dtype=torch.int8)
+    files = [tmp_path / name / "model.safetensors" for name in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    save_checkpoint(tmp_path / "c", again, "")
+    halves = tmp_path / "c" / "model.safetensors"
+    assert files[0].stat().st_size < 0.7 * halves.stat().st_size  # names and vectors are as large
+
+
+def test_refuses_int8_weights_whose_scales_do_not_fit(random_checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "c", random_checkpoint, "", dtype=torch.int8)
+    path = tmp_path / "c" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["ctc.output.weight.scales"] = tensors["ctc.output.weight.scales"][:-1].clone()
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"ctc.output.weight .* one scale for each row"):
+        load_checkpoint(tmp_path / "c")
+
+
 def test_replaces_an_older_one_and_leaves_nothing_beside_it(random_checkpoint, tmp_path):
     for card in ("old", "new"):
         save_checkpoint(tmp_path / "c", random_checkpoint, card)

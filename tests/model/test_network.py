@@ -13,6 +13,7 @@ from transformers.models.whisper.modeling_whisper import WhisperForConditionalGe
 from model.audio import load_audio
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.features import LogMel
+from model.int8 import Int8Weight
 from model.network import ModelDimensions, Network
 from model.search import greedy_search
 from model.whisper import from_whisper
@@ -96,7 +97,8 @@ def test_encoder_and_decoder_are_whispers_at_the_clips_own_length(
     tokens = torch.randint(random_checkpoint.config.dimensions.vocabulary, (1, 30))
     with torch.inference_mode():
         encoded = network.encoder(features, frames)
-        scores = network.decoder(tokens, network.decoder.start(encoded, frames))
+        decoder = network.decoder
+        scores = decoder.scores(decoder(tokens, decoder.start(encoded, frames)))
         theirs = model(input_features=features, decoder_input_ids=tokens)
     assert torch.allclose(encoded, theirs.encoder_last_hidden_state, atol=1e-5)
     assert torch.allclose(scores, theirs.logits, atol=1e-5)
@@ -185,3 +187,21 @@ def test_refuses_sizes_that_cannot_be():
 def test_weights_file_has_no_position_table(tmp_path):
     folder = make_random_checkpoint(tmp_path / "c")
     assert "encoder.embed_positions" not in load_file(folder / "model.safetensors")
+
+
+def test_a_single_row_in_int8_is_the_bfloat16_row_to_within_rounding(random_checkpoint):
+    decoder = random_checkpoint.network.decoder
+    weight = decoder.layers[0].fc1.weight.detach()
+    decoder.keep_int8()
+    decoder.to(torch.bfloat16)
+    x = torch.randn(2, 1, weight.shape[1], generator=torch.Generator().manual_seed(1))
+    exact = x @ Int8Weight.of(weight).dense.T
+    with torch.inference_mode():
+        few, many = (
+            decoder.layers[0].fc1(x.bfloat16()),
+            decoder.layers[0].fc1(x.bfloat16().repeat(2, 1, 1)),
+        )
+        assert torch.allclose(few.float(), exact, atol=0.02 * float(exact.std()), rtol=0.02)
+        assert torch.allclose(
+            many[:2].float(), few.float(), atol=0.05 * float(exact.std()), rtol=0.05
+        )
