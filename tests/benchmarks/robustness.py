@@ -1,0 +1,182 @@
+"""Word error rates in noise, in a room, over a telephone, at other tempos and from a poor MP3.
+
+    python -m tests.benchmarks.robustness --manifest test.jsonl [--voices dev.jsonl] [--checkpoint DIR]
+
+A clip meets the same voices, noise and room in each run, whatever else is in the manifest.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from model.audio import SAMPLE_RATE, load_audio
+from model.recognizer import Mode, Recognizer, TranscribeOptions
+from tests.benchmarks.conditions import CLEAN, CONDITIONS
+from training.documents import fill
+from training.files import atomic_writer, write_text
+from training.machine import Machine
+from training.manifest import Utterance, read_manifest
+from training.scoring import NORMALIZER, Pair, Rate, bootstrap_interval, score
+
+GOAL = 1.6  # times the clean error rate, in 10 dB of noise
+JUDGED = "10 dB"
+CLIPS_WITH_ERRORS = 20  # clean; an interval of a ratio to fewer would say nothing
+
+
+@dataclass(frozen=True)
+class Result:
+    """Word errors of a mode in a condition.
+
+    `times_clean` is the rate over the clean one, with the 95 % bootstrap interval over the clips, each
+    drawn with both its counts of errors; None where fewer than 20 clips have an error when clean.
+    """
+
+    mode: Mode
+    condition: str
+    wer: Rate
+    times_clean: tuple[float, float, float] | None  # value, low, high
+
+
+def measure(
+    recognizer: Recognizer,
+    clips: Sequence[tuple[Utterance, Tensor]],
+    voices: Sequence[tuple[Utterance, Tensor]],
+    modes: Sequence[Mode],
+    seed: int,
+) -> list[Result]:
+    """Transcribe all clips in all conditions; babble is made of `voices` of other speakers."""
+    results: list[Result] = []
+    clean: dict[Mode, list[int]] = {}
+    for name, condition in tqdm(CONDITIONS.items(), disable=not sys.stderr.isatty(), leave=False):
+        changed = []
+        for utterance, waveform in clips:
+            others = [w for u, w in voices if u.speaker != utterance.speaker]
+            clip = zlib.crc32(utterance.audio_filepath.name.encode())
+            changed.append(condition(waveform, others, np.random.default_rng((seed, clip))))
+        for mode in modes:
+            found = recognizer.transcribe(changed, TranscribeOptions(mode=mode)).transcripts
+            pairs = [
+                Pair(str(u.audio_filepath), u.text, t.text, t.duration, u.speaker)
+                for (u, _), t in zip(clips, found, strict=True)
+            ]
+            scores = score(pairs, seed=seed)
+            errors = [scored.word_errors for scored in scores.utterances]
+            before = clean.setdefault(mode, errors)  # CLEAN is the first condition
+            times = None
+            if sum(map(bool, before)) >= CLIPS_WITH_ERRORS:
+                interval = bootstrap_interval(errors, before, seed=seed)
+                times = (sum(errors) / sum(before), *interval)
+            results.append(Result(mode, name, scores.wer, times))
+    return results
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """A table with a line for each condition and two columns for each mode."""
+    modes = list(dict.fromkeys(result.mode for result in results))
+    lines = [
+        "| | " + " | ".join(f"`{mode}` WER (95 %) | over clean (95 %)" for mode in modes) + " |"
+    ]
+    lines.append("|---" * (1 + 2 * len(modes)) + "|")
+    for condition in CONDITIONS:
+        cells = [condition]
+        for result in (r for r in results if r.condition == condition):
+            wer = result.wer
+            cells.append(f"{wer.value:.1%} ({wer.low:.1%}–{wer.high:.1%})")
+            cells.append("–" if result.times_clean is None else _times(*result.times_clean))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _times(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} ({low:.2f}–{high:.2f})"
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """Draw the error rates with their intervals as a PNG, one panel for each mode."""
+    modes = list(dict.fromkeys(result.mode for result in results))
+    figure = Figure(figsize=(5.5 * len(modes), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    for axes, mode in zip(panels, modes, strict=True):
+        own = [result for result in results if result.mode == mode]
+        values = np.array([[r.wer.value, r.wer.low, r.wer.high] for r in own]).T * 100
+        axes.barh(
+            [r.condition for r in own],
+            values[0],
+            xerr=np.maximum([values[0] - values[1], values[2] - values[0]], 0),
+            color=["#0072B2" if r.condition == CLEAN else "#56B4E9" for r in own],
+            error_kw={"elinewidth": 1, "capsize": 3},
+        )
+        axes.axvline(GOAL * values[0][0], color="#D55E00", linestyle="--", label=f"{GOAL} × clean")
+        axes.set(title=f"mode={mode}", xlabel="WER (%), with 95 % interval", xlim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    panels[0].invert_yaxis()
+    with atomic_writer(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _clips(manifest: Path, limit: int | None = None) -> list[tuple[Utterance, Tensor]]:
+    utterances, rejected = read_manifest(manifest)
+    for line in rejected:
+        print(f"{manifest}, line {line.line}, is left out: {line.reason}", file=sys.stderr)
+    return [(u, load_audio(u.audio_filepath)) for u in utterances[:limit]]
+
+
+def main() -> None:
+    """Print the table, and whether 10 dB of noise cost no more than the goal."""
+    parser = argparse.ArgumentParser(description="Word error rates in difficult conditions.")
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument(
+        "--voices", type=Path, help="manifest with the voices of the babble; the same if not given"
+    )
+    parser.add_argument("--checkpoint", type=Path, default=Path("model/shipped"))
+    parser.add_argument("--mode", nargs="+", choices=get_args(Mode), default=get_args(Mode))
+    parser.add_argument("--limit", type=int, help="clips to take, the manifest's first")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, help="folder for robustness.json and .png")
+    parser.add_argument("--document", type=Path, help="page whose table `robustness` to fill")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    clips = _clips(args.manifest, args.limit)
+    recognizer = Recognizer.load(args.checkpoint)
+    results = measure(recognizer, clips, _clips(args.voices or args.manifest), args.mode, args.seed)
+    table = markdown(results)
+    print(table)
+    for result in results:
+        if JUDGED in result.condition and result.times_clean:
+            verdict = "within" if result.times_clean[0] <= GOAL else "above"
+            times = _times(*result.times_clean)
+            print(f"{result.mode}, {result.condition}: {times} × clean, {verdict} {GOAL}")
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "command": f"python -m tests.benchmarks.robustness {shlex.join(sys.argv[1:])}",
+            "clips": len(clips),
+            "seconds": sum(len(waveform) for _, waveform in clips) / SAMPLE_RATE,
+            "speakers": len({utterance.speaker for utterance, _ in clips}),
+            "dtype": str(next(recognizer.network.parameters()).dtype).removeprefix("torch."),
+            "machine": asdict(Machine.here(recognizer.device)),
+            "normalizer": NORMALIZER,
+            "results": [asdict(result) for result in results],
+        }
+        write_text(args.output / "robustness.json", json.dumps(facts, indent=2) + "\n")
+        draw(results, args.output / "robustness.png")
+    if args.document:
+        fill(args.document, "robustness", table)
+
+
+if __name__ == "__main__":
+    main()
