@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -363,12 +364,21 @@ def run(config: ConfidenceConfig, *, command: str) -> dict[Mode, Result]:
         found = recognizer.transcribe(waveforms, TranscribeOptions(mode=mode)).transcripts
         judged = judge_all(list(zip(utterances, found, strict=True)))
         results[mode] = examine(judged, fit=config.fit is not None)
-    config.output.mkdir(parents=True, exist_ok=True)
     facts = {
         "command": command,
         "clips": len(utterances),
         "speakers": len({u.speaker for u in utterances} - {None}),
         "dtype": str(next(recognizer.network.parameters()).dtype).removeprefix("torch."),
+    }
+    write(config, facts, results)
+    return results
+
+
+def write(config: ConfidenceConfig, facts: dict[str, Any], results: dict[Mode, Result]) -> None:
+    """Write `facts` and results, the diagram, and what else was asked for. Raises OSError."""
+    config.output.mkdir(parents=True, exist_ok=True)
+    facts = {
+        **facts,
         "normalizer": NORMALIZER,
         "bins": f"{BINS} of equal width",
         "modes": {mode: asdict(result) for mode, result in results.items()},
@@ -380,7 +390,6 @@ def run(config: ConfidenceConfig, *, command: str) -> dict[Mode, Result]:
         write_text(config.fit, json.dumps(fitted, indent=2) + "\n")
     if config.document is not None:
         fill(config.document, "confidence", markdown(results))
-    return results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from model.transcript import Segment, Transcript, Word
 from tests.random_checkpoint import SHIPPED, make_random_checkpoint
 from training.confidence import (
     Calibration,
+    ConfidenceConfig,
     ConfidenceError,
     Judged,
     cross_calibrated,
@@ -19,7 +19,9 @@ from training.confidence import (
     judge,
     judge_all,
     main,
+    markdown,
     reliability,
+    write,
 )
 from training.manifest import Utterance
 from training.scoring import Pair, score
@@ -179,24 +181,43 @@ def test_one_speaker_is_not_enough_for_a_calibration():
         cross_calibrated(Judged(confidence, right, np.array(["anna"] * 50)))
 
 
-def test_the_command_writes_figures_diagram_and_table(tmp_path: Path, capsys) -> None:
+def test_figures_diagram_calibration_and_table_are_written(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Words\n<!-- confidence -->\n<!-- /confidence -->\n")
-    threads = torch.get_num_threads()
-    words = (
-        f"--checkpoint {SHIPPED} --manifest {FIXTURES} --output {tmp_path} --device cpu"
-        f" --threads {threads} --mode fast --fit {tmp_path}/calibration.json --document {page}"
+    config = ConfidenceConfig(
+        checkpoint=SHIPPED,
+        manifest=FIXTURES,
+        output=tmp_path / "out",
+        fit=tmp_path / "calibration.json",
+        document=page,
     )
+    speaker = np.array(["anna", "ben"] * 100)
+    result = examine(Judged(*overconfident(200, seed=4), speaker), fit=True)
+    write(config, {"command": "as typed"}, {"fast": result})
+    facts = json.loads((tmp_path / "out" / "confidence.json").read_text())
+    assert facts["command"] == "as typed"
+    fast = facts["modes"]["fast"]
+    assert sum(b["words"] for b in fast["as_given"]["bins"]) == fast["words"] == 200
+    assert json.loads((tmp_path / "calibration.json").read_text()) == {"fast": fast["calibration"]}
+    assert (tmp_path / "out" / "confidence.png").read_bytes().startswith(b"\x89PNG")
+    assert markdown({"fast": result}) in page.read_text()
+    assert "| `fast`, fitted on other speakers | 200 |" in page.read_text()
+
+
+def test_the_command_judges_the_words_of_a_checkpoint(tmp_path: Path, capsys) -> None:
+    lines = [json.loads(line) for line in FIXTURES.open()]
+    for line in lines:
+        line["audio_filepath"] = str(FIXTURES.parent / line["audio_filepath"])
+    lines[0]["text"] = "quite another text"  # so that there are wrong words, however good it is
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = f"--checkpoint {SHIPPED} --manifest {manifest} --output {tmp_path} --mode accurate"
     assert main(words.split()) == 0
     facts = json.loads((tmp_path / "confidence.json").read_text())
     assert facts["command"] == f"python -m training.confidence {words}"
-    fast = facts["modes"]["fast"]
-    assert sum(b["words"] for b in fast["as_given"]["bins"]) == fast["words"]
-    assert json.loads((tmp_path / "calibration.json").read_text()) == {"fast": fast["calibration"]}
-    assert (tmp_path / "confidence.png").read_bytes().startswith(b"\x89PNG")
-    printed = capsys.readouterr().out
-    assert "`fast`, fitted on other speakers" in printed
-    assert printed in page.read_text()
+    assert facts["modes"]["accurate"]["right"] > 0.5
+    assert facts["modes"]["accurate"]["calibration"] is None
+    assert capsys.readouterr().out.startswith("| | words | right | ECE | NCE |")
 
 
 def test_a_checkpoint_that_hears_nothing_right_is_reported(tmp_path: Path, capsys) -> None:
