@@ -43,8 +43,3 @@ def make_random_checkpoint(folder: Path, seed: int = 0) -> Path:
         save_checkpoint(folder, Checkpoint.build(config, tokenizer_file), CARD)
     tokenizer_file.unlink()
     return folder
-
-
-def shipped_or_random(folder: Path) -> Path:
-    """Return the shipped checkpoint, or a random one in `folder` where none is shipped yet."""
-    return SHIPPED if SHIPPED.is_dir() else make_random_checkpoint(folder)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from handler.server import TorchServe
-from tests.random_checkpoint import shipped_or_random
+from tests.random_checkpoint import SHIPPED
 from training.package import ROOT, build_package
 
 # The first request waits this long for others, so that requests sent together are one batch even
@@ -16,18 +16,13 @@ BATCH_DELAY_MS = 1000
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shipped_or_random(tmp_path_factory.mktemp("weights") / "checkpoint")
-
-
-@pytest.fixture(scope="session")
-def model_store(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an archive that differs from the released one in its batch delay alone."""
     folder = tmp_path_factory.mktemp("store")
     settings = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
     settings["maxBatchDelay"] = BATCH_DELAY_MS
     (folder / "model-config.yaml").write_text(yaml.safe_dump(settings))
-    build_package(checkpoint, folder, model_config=folder / "model-config.yaml")
+    build_package(SHIPPED, folder, model_config=folder / "model-config.yaml")
     return folder
 
 

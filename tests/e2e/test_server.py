@@ -14,6 +14,7 @@ import pytest
 
 from handler.server import Ports, ServerError, TorchServe
 from tests.e2e.inputs import encoded, speech
+from tests.random_checkpoint import SHIPPED
 from training.package import ROOT, build_package
 
 
@@ -57,11 +58,11 @@ def test_leaving_by_an_exception_leaves_nothing(model_store: Path, private_tmp: 
 
 @pytest.mark.slow
 def test_a_crashing_worker_is_reported_with_its_reason_at_once(
-    checkpoint: Path, tmp_path: Path, private_tmp: Path
+    tmp_path: Path, private_tmp: Path
 ) -> None:
     settings = tmp_path / "wrong.yaml"
     settings.write_text("minWorkers: 1\nmaxWorkers: 1\nhandler: {colour: red}\n")
-    build_package(checkpoint, tmp_path, model_config=settings)
+    build_package(SHIPPED, tmp_path, model_config=settings)
     start = time.monotonic()
     with pytest.raises(ServerError, match="colour") as caught, TorchServe(tmp_path, timeout=120):
         pass

@@ -12,7 +12,7 @@ from tests.random_checkpoint import SHIPPED
 
 @pytest.fixture(scope="module")
 def shipped() -> Tokenizer:
-    return Tokenizer.from_file(SHIPPED / "tokenizer.json", 51_864)
+    return Tokenizer.from_file(SHIPPED / "tokenizer.json", 51_865, multilingual=True)
 
 
 @given(st.text(string.ascii_letters + " .,?!'", max_size=60))
@@ -22,8 +22,18 @@ def test_a_text_comes_back(shipped, text):
 
 
 def test_the_prompt_is_whispers(shipped):
-    assert shipped.prompt == (50257, 50362)
-    assert (shipped.end, shipped.no_speech) == (50256, 50361)
+    assert shipped.prompt == (
+        50258,
+        50259,
+        50359,
+        50363,
+    )  # start, English, transcribe, no timestamps
+    assert (shipped.end, shipped.no_speech) == (50257, 50362)
+
+
+def test_the_prompt_of_an_english_model_names_no_language():
+    tokenizer = Tokenizer.from_file(SHIPPED / "tokenizer.json", 51_865)
+    assert tokenizer.prompt == (50258, 50363)
 
 
 def test_words_may_be_written_and_symbols_may_not(shipped):
@@ -32,12 +42,12 @@ def test_words_may_be_written_and_symbols_may_not(shipped):
     for text in ("♪", "[", "(", "#"):
         assert banned & set(shipped.pairs.encode(text, add_special_tokens=False).ids), text
     assert shipped.end not in banned
-    assert {50257, 50362, 51_863} <= banned  # start, no timestamps, the last timestamp
+    assert {50258, 50259, 50363, 51_864} <= banned  # start, English, no timestamps, last timestamp
 
 
 def test_an_english_model_refuses_another_language():
     with pytest.raises(ValueError, match="language is 'de'; this is an English model"):
-        Tokenizer.from_file(SHIPPED / "tokenizer.json", 51_864, language="de")
+        Tokenizer.from_file(SHIPPED / "tokenizer.json", 51_865, language="de")
 
 
 def test_names_a_file_that_is_no_tokenizer(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.random_checkpoint import shipped_or_random
+from tests.random_checkpoint import SHIPPED
 from training.manifest import read_manifest
 from training.punctuate import written_form
 
@@ -57,8 +57,7 @@ def test_command_writes_a_manifest_that_keeps_the_spoken_words(tmp_path, padded)
         entry = {"audio_filepath": str(utterance.audio_filepath), "duration": utterance.duration}
         spoken.append({**entry, "text": text})
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, spoken)))
-    checkpoint = shipped_or_random(tmp_path / "checkpoint")
-    command = [sys.executable, "-m", "training.punctuate", "--checkpoint", checkpoint, *padded]
+    command = [sys.executable, "-m", "training.punctuate", "--checkpoint", SHIPPED, *padded]
     files = ["--manifest", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl"]
     subprocess.run([*command, *files], check=True)
     written, rejected = read_manifest(tmp_path / "out.jsonl")
