@@ -2,7 +2,7 @@
 
 PYTHON ?= python3.11
 BIN := .venv/bin
-SETS := dev serving training pipelines install
+SETS := dev serving training synthesis pipelines install
 
 CHECKPOINT ?= model/shipped
 DIST ?= dist
@@ -10,7 +10,7 @@ RUN ?= runs/mine
 CONFIG ?= training/configs/finetune.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick lint format train evaluate package bench-length lock clean
+.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-robustness bench-non-speech lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ evaluate: .venv/training.done ## Measure: make evaluate MANIFEST=test.jsonl [CHE
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make evaluate MANIFEST=test.jsonl (see docs/training.md)"; exit 2; }
 	@$(BIN)/python -m training.evaluate --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --output runs/evaluation $(if $(BASELINE),--baseline $(BASELINE)) $(ARGS)
 
+synthesize: .venv/synthesis.done ## Speech from text: make synthesize TEXT=words.txt [VOICES=package/voices] [OUTPUT=…]
+	@test -n "$(TEXT)" || { echo "give the text: make synthesize TEXT=words.txt (see docs/synthesis.md)"; exit 2; }
+	@$(BIN)/python -m training.synthesize --text $(TEXT) --output $(or $(OUTPUT),runs/synthetic) $(if $(VOICES),--voices $(VOICES)) $(ARGS)
+
 test: .venv/dev.done ## Run all tests, with the real servers
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -48,6 +52,13 @@ format: .venv/dev.done ## Format the code
 
 bench-length: .venv/serving.done ## What a short clip costs at its own length, against 30 s of padding
 	@$(BIN)/python -m tests.benchmarks.own_length --checkpoint $(CHECKPOINT)
+
+bench-robustness: .venv/dev.done ## Noise, rooms, telephone, tempo: make bench-robustness MANIFEST=test.jsonl VOICES=dev.jsonl
+	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench-robustness MANIFEST=test.jsonl (see docs/robustness.md)"; exit 2; }
+	@$(BIN)/python -m tests.benchmarks.robustness --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) $(if $(VOICES),--voices $(VOICES)) --output docs/robustness --document docs/robustness.md
+
+bench-non-speech: .venv/dev.done ## Words heard in ten minutes without speech; the goal is none
+	@$(BIN)/python -m tests.benchmarks.non_speech --checkpoint $(CHECKPOINT) --output docs/robustness --document docs/robustness.md
 
 lock: .venv/install.done ## Compile requirements/*.txt from pyproject.toml
 	@for set in $(SETS); do \
