@@ -10,7 +10,7 @@ RUN ?= runs/mine
 CONFIG ?= training/configs/finetune.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-robustness bench-non-speech lock clean
+.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ format: .venv/dev.done ## Format the code
 bench-length: .venv/serving.done ## What a short clip costs at its own length, against 30 s of padding
 	@$(BIN)/python -m tests.benchmarks.own_length --checkpoint $(CHECKPOINT)
 
+bench-accuracy: .venv/dev.done .venv-peers/done ## Errors and speed beside faster-whisper and PocketSphinx: make bench-accuracy MANIFEST=test.jsonl
+	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench-accuracy MANIFEST=test.jsonl (see docs/accuracy.md)"; exit 2; }
+	@$(BIN)/python -m tests.benchmarks.accuracy --manifest $(MANIFEST) --peers-python .venv-peers/bin/python $(ARGS)
+
 bench-robustness: .venv/dev.done ## Noise, rooms, telephone, tempo: make bench-robustness MANIFEST=test.jsonl VOICES=dev.jsonl
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench-robustness MANIFEST=test.jsonl (see docs/robustness.md)"; exit 2; }
 	@$(BIN)/python -m tests.benchmarks.robustness --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) $(if $(VOICES),--voices $(VOICES)) --output docs/robustness --document docs/robustness.md
@@ -66,6 +70,8 @@ lock: .venv/install.done ## Compile requirements/*.txt from pyproject.toml
 	    --no-emit-index-url --group $$set $$(test $$set = dev || echo -c requirements/dev.txt) \
 	    -o requirements/$$set.txt || exit 1; \
 	done
+	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --group peers -o requirements/peers.txt
 
 clean: ## Remove what was built, but not .venv and runs
 	rm -rf $(DIST) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -79,4 +85,9 @@ clean: ## Remove what was built, but not .venv and runs
 .venv/%.done: requirements/%.txt .venv/install.done
 	@echo "Installing the $* set …"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $<
+	@touch $@
+
+.venv-peers/done: requirements/peers.txt .venv/install.done
+	@$(PYTHON) -m venv .venv-peers
+	@$(BIN)/uv pip install --quiet --python .venv-peers/bin/python --require-hashes -r $<
 	@touch $@
