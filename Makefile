@@ -13,7 +13,7 @@ CONFIG ?= training/configs/finetune.yaml
 .PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: package ## Transcribe real clips through TorchServe, or yours: make demo FILE=talk.mp3
 	@$(BIN)/python -m handler.demo --model-store $(DIST) $(if $(FILE),"$(FILE)")
