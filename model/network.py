@@ -71,6 +71,11 @@ def frame_mask(frames: Tensor, length: int) -> Tensor | None:
     return torch.arange(length, device=frames.device)[None, :] < frames[:, None]
 
 
+def _added(valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention's scores: 0 where a key may be seen, else -inf."""
+    return torch.zeros_like(valid, dtype=dtype).masked_fill(~valid, -torch.inf)
+
+
 class Projection(nn.Linear):
     """A linear layer that may keep its weight in int8 as well, for inputs of few rows."""
 
@@ -100,16 +105,30 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, HEAD_WIDTH)).transpose(1, 2)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of `x`, each (batch, heads, length, HEAD_WIDTH)."""
-        return self.split(self.k_proj(x)), self.split(self.v_proj(x))
+        """Keys and values of `x`, each (batch, heads, length, HEAD_WIDTH), contiguous."""
+        return self.split(self.k_proj(x)).contiguous(), self.split(self.v_proj(x)).contiguous()
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
     ) -> Tensor:
-        """Attend from `x` (batch, length, width); `mask` is True where a key may be seen."""
-        mixed = F.scaled_dot_product_attention(
-            self.split(self.q_proj(x)), keys, values, attn_mask=mask, is_causal=causal
-        )
+        """Attend from `x` (batch, length, width); `mask` is True where a key may be seen, or
+        is added to the scores.
+        """
+        queries = self.split(self.q_proj(x))
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, is_causal=causal
+            )
+        else:
+            scores = queries * HEAD_WIDTH**-0.5 @ keys.transpose(-1, -2)
+            if causal:
+                unseen = scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+                scores.masked_fill_(unseen, -torch.inf)
+            elif mask is not None and mask.dtype == torch.bool:
+                scores.masked_fill_(~mask, -torch.inf)
+            elif mask is not None:
+                scores += mask
+            mixed = scores.softmax(-1) @ values
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
 
 
@@ -198,23 +217,32 @@ class Encoder(nn.Module):
 
 @dataclass
 class DecoderCache:
-    """What the decoder remembers of a batch while it writes; all rows are at the same position.
+    """What the decoder remembers of a batch while it writes.
+
+    Each row has its own length. What stands beyond it, such as tokens that were taken back by making
+    it shorter, is not seen and gets written over.
 
     Attributes:
         audio: for each layer, keys and values of the encoder's output.
-        text: for each layer, keys and values of the tokens so far.
-        mask: bool (batch, 1, 1, frames), True for valid frames; None if all are.
+        mask: (batch, 1, 1, frames), added to the attention to the audio: 0 for valid frames, -inf for
+            others; None if all are valid.
+        text: for each layer, keys and values of the tokens so far, (batch, heads, room, HEAD_WIDTH);
+            none if nothing shall be remembered.
+        lengths: tokens so far of each row.
     """
 
     audio: list[tuple[Tensor, Tensor]]
-    text: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
+    text: list[tuple[Tensor, Tensor]]
+    lengths: list[int]
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only the given rows (int64), in their order."""
-        self.audio = [(k[rows], v[rows]) for k, v in self.audio]
-        self.text = [(k[rows], v[rows]) for k, v in self.text]
-        self.mask = None if self.mask is None else self.mask[rows]
+    def select(self, rows: list[int]) -> None:
+        """Keep only the given rows, in their order."""
+        chosen = torch.tensor(rows, device=self.audio[0][0].device)
+        self.audio = [(k[chosen], v[chosen]) for k, v in self.audio]
+        self.text = [(k[chosen], v[chosen]) for k, v in self.text]
+        self.mask = None if self.mask is None else self.mask[chosen]
+        self.lengths = [self.lengths[row] for row in rows]
 
 
 class Decoder(nn.Module):
@@ -242,54 +270,69 @@ class Decoder(nn.Module):
             if isinstance(module, Projection):
                 module.int8 = Int8Weight.of(module.weight)
 
-    def start(self, encoded: Tensor, frames: Tensor) -> DecoderCache:
-        """Begin a batch: `encoded` (batch, length, width) with `frames` (batch,) valid ones each."""
-        mask = frame_mask(frames, encoded.shape[1])
+    def start(self, encoded: Tensor, frames: Tensor, room: int = 0) -> DecoderCache:
+        """Begin a batch.
+
+        Args:
+            encoded: (batch, length, width), the encoder's output.
+            frames: int64 (batch,), valid frames of each clip.
+            room: most tokens of a row that will be remembered; with 0 there can be one pass only, as
+                in training.
+        """
+        valid = frame_mask(frames, encoded.shape[1])
+        batch, _, width = encoded.shape
+        audio = [layer.encoder_attn.keys_values(encoded) for layer in self._layers()]
+        keys = audio[0][0]  # under autocast of another precision than `encoded`
+        shape = (batch, width // HEAD_WIDTH, room, HEAD_WIDTH)
         return DecoderCache(
-            audio=[layer.encoder_attn.keys_values(encoded) for layer in self._layers()],
-            text=[],
-            mask=None if mask is None else mask[:, None, None, :],
+            audio=audio,
+            mask=None if valid is None else _added(valid[:, None, None, :], keys.dtype),
+            text=[(keys.new_empty(shape), keys.new_empty(shape)) for _ in audio] if room else [],
+            lengths=[0] * batch,
         )
 
     def forward(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """Feed the next tokens and remember them.
+        """Feed the next tokens of each row; each sees itself and those before it.
 
         Args:
-            tokens: int64 (batch, length). Several at a time only at the start (a prompt, or a whole
-                text in training): each sees itself and those before it.
-            cache: from `start`; grows by `length`.
+            tokens: int64 (batch, length).
+            cache: from `start`; every row of it grows by `length`.
 
         Returns:
             (batch, length, width), which `scores` turns into the next token after each.
 
         Raises:
-            ValueError: the text grows longer than the network's positions.
+            ValueError: a text grows longer than the network's positions or the cache's room.
         """
-        first = not cache.text
-        past = 0 if first else cache.text[0][0].shape[2]
         length = tokens.shape[1]
-        if past + length > self.embed_positions.num_embeddings:
-            raise ValueError(
-                f"the text has {past + length} tokens; "
-                f"this network takes at most {self.embed_positions.num_embeddings}"
-            )
-        assert first or length == 1
-        x = self.embed_tokens(tokens) + self.embed_positions.weight[past : past + length]
+        longest = max(cache.lengths) + length
+        room = self.embed_positions.num_embeddings
+        if cache.text:
+            room = min(room, cache.text[0][0].shape[2])
+        if longest > room:
+            raise ValueError(f"the text has {longest} tokens; there is room for {room}")
+        past = torch.tensor(cache.lengths, device=tokens.device)
+        places = past[:, None] + torch.arange(length, device=tokens.device)
+        x = self.embed_tokens(tokens) + self.embed_positions(places)
+        mask = None
+        if cache.text and (length > 1 or min(cache.lengths) < max(cache.lengths)):
+            seen = torch.arange(longest, device=tokens.device) <= places[:, None, :, None]
+            mask = _added(seen, cache.text[0][0].dtype)
+        row = torch.arange(len(tokens), device=tokens.device)[:, None]
         for i, layer in enumerate(self._layers()):
             normed = layer.self_attn_layer_norm(x)
             keys, values = layer.self_attn.keys_values(normed)
-            if first:
-                cache.text.append((keys, values))
-            else:
-                old_keys, old_values = cache.text[i]
-                keys = torch.cat([old_keys, keys], dim=2)
-                values = torch.cat([old_values, values], dim=2)
-                cache.text[i] = (keys, values)
-            x = x + layer.self_attn(normed, keys, values, None, causal=length > 1)
+            if cache.text:
+                all_keys, all_values = cache.text[i]
+                all_keys[row, :, places] = keys.transpose(1, 2)
+                all_values[row, :, places] = values.transpose(1, 2)
+                keys, values = all_keys[:, :, :longest], all_values[:, :, :longest]
+            x = x + layer.self_attn(normed, keys, values, mask, causal=not cache.text)
             x = x + layer.encoder_attn(
                 layer.encoder_attn_layer_norm(x), *cache.audio[i], cache.mask
             )
             x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
+        cache.lengths = [n + length for n in cache.lengths]
         return self.layer_norm(x)
 
     def scores(self, hidden: Tensor) -> Tensor:

@@ -252,10 +252,15 @@ class Recognizer:
         samples = torch.tensor([len(p.waveform) for p in pieces], device=self.device)
         features, frames = self.features(waveforms, samples)
         encoded = self.network.encoder(features, frames)
-        if pieces[0].options.mode == "fast":
-            return self._read_ctc(pieces, encoded, frames)
-        found = greedy_search(self.network.decoder, encoded, frames, self.tokenizer)
+        logprobs = self.network.ctc(encoded, frames).cpu()
         counts = frames.tolist()
+        if pieces[0].options.mode == "fast":
+            return [
+                self._ctc_reading(piece, rows[:count])
+                for piece, rows, count in zip(pieces, logprobs, counts, strict=True)
+            ]
+        drafts = greedy_ctc(logprobs, frames, self.characters)
+        found = greedy_search(self.network.decoder, encoded, frames, self.tokenizer, drafts)
         readings = []
         doubtful = set()
         for i, (decoded, count) in enumerate(zip(found, counts, strict=True)):
@@ -267,9 +272,6 @@ class Recognizer:
                 doubtful.add(i)
             readings.append(_Reading(text, decoded.avg_logprob, decoded.no_speech_prob, ()))
         timed = {i for i, p in enumerate(pieces) if p.options.word_timestamps}
-        if not timed | doubtful:
-            return readings
-        logprobs = self.network.ctc(encoded, frames).cpu()
         for i in doubtful:  # what the CTC head hears cannot loop
             readings[i] = self._ctc_reading(pieces[i], logprobs[i, : counts[i]])
         for i in timed - doubtful:
@@ -297,15 +299,6 @@ class Recognizer:
             if fits(text, count, self.characters):
                 return tuple(align_words(logprobs[:count], text, self.characters))
         return ()
-
-    def _read_ctc(
-        self, pieces: Sequence[_Piece], encoded: Tensor, frames: Tensor
-    ) -> list[_Reading]:
-        logprobs = self.network.ctc(encoded, frames).cpu()
-        return [
-            self._ctc_reading(piece, rows[:count])
-            for piece, rows, count in zip(pieces, logprobs, frames.tolist(), strict=True)
-        ]
 
     def _ctc_reading(self, piece: _Piece, logprobs: Tensor) -> _Reading:
         """The CTC head's text of one piece; `logprobs` (frames, labels), valid frames only."""

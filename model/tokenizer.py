@@ -82,6 +82,10 @@ class Tokenizer:
         """Text of tokens, special ones left out."""
         return self.pairs.decode(list(tokens), skip_special_tokens=True).strip()
 
+    def piece(self, token: int) -> str:
+        """What one token adds to a text, its space included."""
+        return self.pairs.decode([token], skip_special_tokens=False)
+
     @cached_property
     def suppressed(self) -> list[int]:
         """Tokens that a transcript never holds: non-speech symbols, and all special but the end."""
