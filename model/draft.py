@@ -4,6 +4,9 @@ The guess costs nothing but time when it is wrong, so plain rules do: the writte
 draft by edit distance, and what the draft says from there on comes next.
 """
 
+from itertools import accumulate
+from operator import sub
+
 from model.tokenizer import Tokenizer
 
 _SENTENCE_ENDS = (".", "?", "!")
@@ -55,16 +58,18 @@ class Draft:
 
     @property
     def place(self) -> int:
-        """Length of the draft's beginning that is nearest to what is written; of equals the longest."""
+        """Length of the draft's beginning that is nearest to what is written.
+
+        Of equals the longest, and rather one that ends with a word: most tokens do.
+        """
         length = len(self._text)
-        grows = f"{self._grows:0{length}b}"[::-1]
-        shrinks = f"{self._shrinks:0{length}b}"[::-1]
-        nearest = distance = best = 0
-        for place in range(length):
-            distance += (grows[place] == "1") - (shrinks[place] == "1")
-            if distance <= best:
-                nearest, best = place + 1, distance
-        return nearest
+        grows = map(int, f"{self._grows:0{length}b}"[::-1])
+        shrinks = map(int, f"{self._shrinks:0{length}b}"[::-1])
+        distances = [0, *accumulate(map(sub, grows, shrinks))]  # but for a constant
+        least = min(distances)
+        nearest = [place for place, distance in enumerate(distances) if distance == least]
+        ends_of_words = [place for place in nearest if self._text[place : place + 1] in ("", " ")]
+        return (ends_of_words or nearest)[-1]
 
     def next(self, most: int) -> list[int]:
         """At most so many tokens that may come next, the end among them."""

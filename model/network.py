@@ -17,6 +17,10 @@ from model.int8 import Int8Weight, is_few
 
 # All of Whisper's sizes use heads of 64 dimensions.
 HEAD_WIDTH = 64
+# Tokens for which the decoder's memory gets room at once.
+ROOM_STEP = 32
+# From so many queries on, attention on a CPU goes clip by clip.
+MANY_QUERIES = 64
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,29 @@ def frame_mask(frames: Tensor, length: int) -> Tensor | None:
     return torch.arange(length, device=frames.device)[None, :] < frames[:, None]
 
 
-def _added(valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention's scores: 0 where a key may be seen, else -inf."""
-    return torch.zeros_like(valid, dtype=dtype).masked_fill(~valid, -torch.inf)
+def _attend_in_products(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool
+) -> Tensor:
+    """What `scaled_dot_product_attention` computes, for bfloat16 on a CPU, where that is slow.
+
+    For the few queries of the decoder it takes ten times as long, for many nearly twice.
+    """
+    by_key = mask is None or mask.shape[2] == 1
+    if len(queries) > 1 and queries.shape[2] >= MANY_QUERIES and by_key:
+        # One clip after the other: its scores stay in the CPU's cache.
+        counts = [keys.shape[2]] * len(keys) if mask is None else mask.sum(-1).flatten().tolist()
+        return torch.cat(
+            [
+                _attend_in_products(q[None], k[None, :, :n], v[None, :, :n], None, causal)
+                for q, k, v, n in zip(queries, keys, values, counts, strict=True)
+            ]
+        )
+    scores = queries * HEAD_WIDTH**-0.5 @ keys.transpose(-1, -2)
+    if causal:
+        scores += scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
+    if mask is not None:
+        scores = scores.where(mask, -torch.inf)
+    return scores.softmax(-1) @ values
 
 
 class Projection(nn.Linear):
@@ -111,24 +135,18 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
     ) -> Tensor:
-        """Attend from `x` (batch, length, width); `mask` is True where a key may be seen, or
-        is added to the scores.
-        """
+        """Attend from `x` (batch, length, width); `mask` is True where a key may be seen."""
         queries = self.split(self.q_proj(x))
-        if x.device.type != "cpu" or torch.is_grad_enabled():
+        if (
+            keys.dtype == torch.bfloat16
+            and keys.device.type == "cpu"
+            and not torch.is_grad_enabled()
+        ):
+            mixed = _attend_in_products(queries, keys, values, mask, causal)
+        else:
             mixed = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, is_causal=causal
             )
-        else:
-            scores = queries * HEAD_WIDTH**-0.5 @ keys.transpose(-1, -2)
-            if causal:
-                unseen = scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-                scores.masked_fill_(unseen, -torch.inf)
-            elif mask is not None and mask.dtype == torch.bool:
-                scores.masked_fill_(~mask, -torch.inf)
-            elif mask is not None:
-                scores += mask
-            mixed = scores.softmax(-1) @ values
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
 
 
@@ -224,8 +242,7 @@ class DecoderCache:
 
     Attributes:
         audio: for each layer, keys and values of the encoder's output.
-        mask: (batch, 1, 1, frames), added to the attention to the audio: 0 for valid frames, -inf for
-            others; None if all are valid.
+        mask: bool (batch, 1, 1, frames), True for valid frames; None if all are.
         text: for each layer, keys and values of the tokens so far, (batch, heads, room, HEAD_WIDTH);
             none if nothing shall be remembered.
         lengths: tokens so far of each row.
@@ -235,6 +252,13 @@ class DecoderCache:
     mask: Tensor | None
     text: list[tuple[Tensor, Tensor]]
     lengths: list[int]
+
+    def make_room(self, length: int) -> None:
+        """Have room for rows of so many tokens, and for some more, so that it is seldom made."""
+        lacking = length - self.text[0][0].shape[2] if self.text else 0
+        if lacking > 0:  # with zeros, since what is not seen still is multiplied by 0
+            more = (0, 0, 0, lacking + ROOM_STEP)
+            self.text = [(F.pad(k, more), F.pad(v, more)) for k, v in self.text]
 
     def select(self, rows: list[int]) -> None:
         """Keep only the given rows, in their order."""
@@ -270,24 +294,24 @@ class Decoder(nn.Module):
             if isinstance(module, Projection):
                 module.int8 = Int8Weight.of(module.weight)
 
-    def start(self, encoded: Tensor, frames: Tensor, room: int = 0) -> DecoderCache:
+    def start(self, encoded: Tensor, frames: Tensor, remember: bool = False) -> DecoderCache:
         """Begin a batch.
 
         Args:
             encoded: (batch, length, width), the encoder's output.
             frames: int64 (batch,), valid frames of each clip.
-            room: most tokens of a row that will be remembered; with 0 there can be one pass only, as
-                in training.
+            remember: keep the tokens that are fed, so that more can follow; without it there is one
+                pass over a whole text, as in training.
         """
-        valid = frame_mask(frames, encoded.shape[1])
+        mask = frame_mask(frames, encoded.shape[1])
         batch, _, width = encoded.shape
         audio = [layer.encoder_attn.keys_values(encoded) for layer in self._layers()]
-        keys = audio[0][0]  # under autocast of another precision than `encoded`
-        shape = (batch, width // HEAD_WIDTH, room, HEAD_WIDTH)
+        # Under autocast keys have another precision than `encoded`.
+        none = audio[0][0].new_empty(batch, width // HEAD_WIDTH, 0, HEAD_WIDTH)
         return DecoderCache(
             audio=audio,
-            mask=None if valid is None else _added(valid[:, None, None, :], keys.dtype),
-            text=[(keys.new_empty(shape), keys.new_empty(shape)) for _ in audio] if room else [],
+            mask=None if mask is None else mask[:, None, None, :],
+            text=[(none, none)] * len(audio) if remember else [],
             lengths=[0] * batch,
         )
 
@@ -302,22 +326,22 @@ class Decoder(nn.Module):
             (batch, length, width), which `scores` turns into the next token after each.
 
         Raises:
-            ValueError: a text grows longer than the network's positions or the cache's room.
+            ValueError: a text grows longer than the network's positions.
         """
         length = tokens.shape[1]
         longest = max(cache.lengths) + length
-        room = self.embed_positions.num_embeddings
-        if cache.text:
-            room = min(room, cache.text[0][0].shape[2])
-        if longest > room:
-            raise ValueError(f"the text has {longest} tokens; there is room for {room}")
+        if longest > self.embed_positions.num_embeddings:
+            raise ValueError(
+                f"the text has {longest} tokens; "
+                f"this network takes at most {self.embed_positions.num_embeddings}"
+            )
+        cache.make_room(longest)
         past = torch.tensor(cache.lengths, device=tokens.device)
         places = past[:, None] + torch.arange(length, device=tokens.device)
         x = self.embed_tokens(tokens) + self.embed_positions(places)
         mask = None
         if cache.text and (length > 1 or min(cache.lengths) < max(cache.lengths)):
-            seen = torch.arange(longest, device=tokens.device) <= places[:, None, :, None]
-            mask = _added(seen, cache.text[0][0].dtype)
+            mask = torch.arange(longest, device=tokens.device) <= places[:, None, :, None]
         row = torch.arange(len(tokens), device=tokens.device)[:, None]
         for i, layer in enumerate(self._layers()):
             normed = layer.self_attn_layer_norm(x)

@@ -141,7 +141,7 @@ def greedy_search(
         )
         for n, text in zip(frames.tolist(), texts, strict=True)
     ]
-    cache = decoder.start(encoded, frames, len(prompt) + max(row.limit for row in rows))
+    cache = decoder.start(encoded, frames, remember=True)
     barred = torch.zeros(decoder.embed_tokens.num_embeddings, device=device)
     barred[tokenizer.suppressed] = -torch.inf
     barred_first = barred.clone()

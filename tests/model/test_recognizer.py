@@ -173,8 +173,10 @@ def test_times_lie_within_the_audio_however_it_is_cut(
 
 def decoded_as(recognizer, monkeypatch, text, **values):
     """Make the decoder write a text, to see what the recognizer makes of it."""
-    found = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "looped": False} | values
-    decoded = Decoded(tokens=tuple(recognizer.tokenizer.encode(text)), **found)
+    tokens = tuple(recognizer.tokenizer.encode(text))
+    found = {"logprob": -0.1, "no_speech_prob": 0.0, "looped": False} | values
+    logprobs = (found.pop("logprob"),) * (len(tokens) + 1)
+    decoded = Decoded(tokens=tokens, logprobs=logprobs, **found)
     monkeypatch.setattr("model.recognizer.greedy_search", lambda *_: [decoded])
 
 
@@ -210,7 +212,7 @@ def test_an_invented_text_gives_way_to_what_the_ctc_head_heard(
 def test_no_speech_has_no_text_even_if_the_decoder_looped(
     random_recognizer, sound, monkeypatch, looped
 ):
-    values = {"no_speech_prob": 0.9, "avg_logprob": -2.0, "looped": looped}
+    values = {"no_speech_prob": 0.9, "logprob": -2.0, "looped": looped}
     decoded_as(random_recognizer, monkeypatch, "thank you", **values)
     (transcript,) = random_recognizer.transcribe([sound(2.0, 1)]).transcripts
     assert transcript.text == ""
