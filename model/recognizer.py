@@ -5,6 +5,7 @@
 One `Recognizer` holds one network on one device; it keeps no state between calls.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from model.alignment import align_words, fits
 from model.audio import SAMPLE_RATE
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.confidence import with_confidences
 from model.features import ENCODER_FRAMES_PER_SECOND, SAMPLES_PER_ENCODER_FRAME
 from model.precision import has_bfloat16_units
 from model.search import (
@@ -274,7 +276,9 @@ class Recognizer:
             readings[i] = self._ctc_reading(pieces[i], logprobs[i, : counts[i]])
         for i in timed - doubtful:
             words = self._align(logprobs[i, : counts[i]], readings[i].text, pieces[i])
-            readings[i] = replace(readings[i], words=words)
+            readings[i] = replace(
+                readings[i], words=self._with_decoder_confidences(words, found[i])
+            )
         return readings
 
     def _is_invented(self, text: str, decoded: Decoded, frames: int) -> bool:
@@ -289,6 +293,18 @@ class Recognizer:
             return False
         repeats = compression_ratio(text) > COMPRESSION_RATIO_LIMIT
         return decoded.looped or repeats or not fits(text, frames, self.characters)
+
+    def _with_decoder_confidences(
+        self, words: tuple[Word, ...], decoded: Decoded
+    ) -> tuple[Word, ...]:
+        """The aligned words, each as sure as the tokens that spell it were together."""
+        spellings = iter(self.tokenizer.word_tokens(decoded.tokens))
+        sure = []
+        for word in words:
+            # A dash on its own went with the word before it when they were aligned.
+            places = [place for _ in word.word.split() for place in next(spellings)]
+            sure.append(math.exp(sum(decoded.logprobs[place] for place in places)))
+        return with_confidences(words, sure, self.config.calibration.accurate)
 
     def _align(self, logprobs: Tensor, text: str, piece: _Piece) -> tuple[Word, ...]:
         """Times of the words of a text; none if it does not fit its frames."""
@@ -316,6 +332,8 @@ class Recognizer:
         avg_logprob = float(best[labels != Characters.BLANK].mean())
         wanted = piece.options.word_timestamps
         words = self._align(logprobs, text, piece) if wanted else ()
+        sure = [word.confidence for word in words]
+        words = with_confidences(words, sure, self.config.calibration.fast)
         return _Reading(text, avg_logprob, 0.0, words)
 
     def _assemble(

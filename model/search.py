@@ -32,12 +32,14 @@ class Decoded:
 
     Attributes:
         tokens: without prompt and end.
+        logprobs: natural logarithm of the probability of each token, and of the end.
         avg_logprob: natural logarithm, mean over the tokens and the end.
         no_speech_prob: probability of the no-speech token, in [0, 1].
         looped: the text ran into a cycle, or past the length that the audio can hold.
     """
 
     tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
     avg_logprob: float
     no_speech_prob: float
     looped: bool
@@ -87,7 +89,7 @@ def greedy_search(
     ]
     batch = len(limits)
     tokens: list[list[int]] = [[] for _ in range(batch)]
-    totals = [0.0] * batch
+    logs: list[list[float]] = [[] for _ in range(batch)]
     looped = [False] * batch
     barred = torch.zeros(decoder.embed_tokens.num_embeddings, device=device)
     barred[tokenizer.suppressed] = -torch.inf
@@ -107,7 +109,7 @@ def greedy_search(
         for i, (row, token, logprob) in enumerate(
             zip(rows, chosen.tolist(), logprobs.tolist(), strict=True)
         ):
-            totals[row] += logprob
+            logs[row].append(logprob)
             if token == tokenizer.end:
                 continue
             tokens[row].append(token)
@@ -124,7 +126,13 @@ def greedy_search(
             chosen = chosen[kept]
         hidden = decoder(chosen[:, None], cache)
     return [
-        Decoded(tuple(tokens[i]), totals[i] / (len(tokens[i]) + 1), no_speech[i], looped[i])
+        Decoded(
+            tuple(tokens[i]),
+            tuple(logs[i]),
+            sum(logs[i]) / (len(tokens[i]) + 1),
+            no_speech[i],
+            looped[i],
+        )
         for i in range(batch)
     ]
 
