@@ -173,8 +173,14 @@ def test_times_lie_within_the_audio_however_it_is_cut(
 
 def decoded_as(recognizer, monkeypatch, text, **values):
     """Make the decoder write a text, to see what the recognizer makes of it."""
-    found = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "looped": False} | values
-    decoded = Decoded(tokens=tuple(recognizer.tokenizer.encode(text)), **found)
+    tokens = tuple(recognizer.tokenizer.encode(text))
+    found = {
+        "logprobs": (-0.1,) * (len(tokens) + 1),
+        "avg_logprob": -0.1,
+        "no_speech_prob": 0.0,
+        "looped": False,
+    } | values
+    decoded = Decoded(tokens=tokens, **found)
     monkeypatch.setattr("model.recognizer.greedy_search", lambda *_: [decoded])
 
 
