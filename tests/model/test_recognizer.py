@@ -1,5 +1,8 @@
 """The recognizer: any number of waveforms of any length, each as if it were alone."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -7,6 +10,8 @@ from hypothesis import strategies as st
 from jiwer import wer
 from whisper_normalizer.english import EnglishTextNormalizer
 
+from model.checkpoint import load_checkpoint
+from model.confidence import Calibration, Calibrations
 from model.recognizer import Recognizer, TranscribeOptions
 from model.search import Decoded
 from tests.random_checkpoint import SHIPPED
@@ -210,6 +215,44 @@ def test_an_invented_text_gives_way_to_what_the_ctc_head_heard(
     options = TranscribeOptions(word_timestamps=words)
     (transcript,) = random_recognizer.transcribe([sound(2.0, 1)], options).transcripts
     assert transcript.text == heard
+
+
+def test_a_word_is_as_sure_as_the_tokens_that_spell_it(random_recognizer, sound, monkeypatch):
+    text = "so - be it."
+    tokens = random_recognizer.tokenizer.encode(text)  # a byte each, the spaces among them
+    assert len(tokens) == len(text) + 1
+    logprobs = dict(zip(range(12), [-0.1] * 12, strict=True))
+    logprobs |= {1: -0.5, 2: -0.7, 11: -9.0, 12: -9.0}  # s, o, the full stop, the end
+    values = {"logprobs": tuple(logprobs.values())}
+    decoded_as(random_recognizer, monkeypatch, text, **values)
+    (transcript,) = random_recognizer.transcribe([sound(2.0, 1)]).transcripts
+    found = {w.word: w.confidence for w in transcript.words}
+    assert found.keys() == {"so -", "be", "it."}
+    assert found["be"] == pytest.approx(math.exp(-0.2))
+    assert found["it."] == pytest.approx(math.exp(-0.2))
+    assert found["so -"] == pytest.approx(math.exp(-1.3))
+
+
+def test_confidences_are_calibrated_by_who_wrote_the_text(random_folder, sound, monkeypatch):
+    checkpoint = load_checkpoint(random_folder)
+    raw = Recognizer(checkpoint, device="cpu", dtype="float32")
+    waveform = sound(2.0, 1)
+    decoder, ctc = Calibration(0.5, 0.3), Calibration(2.0, 1.0)
+    fitted = replace(
+        checkpoint, config=replace(checkpoint.config, calibration=Calibrations(decoder, ctc))
+    )
+    calibrated = Recognizer(fitted, device="cpu", dtype="float32")
+    for options, decoded, expected in (
+        (FAST, {}, ctc),
+        (ACCURATE, {}, decoder),
+        (ACCURATE, {"looped": True}, ctc),
+    ):
+        decoded_as(raw, monkeypatch, "so be it", **decoded)
+        pairs = [r.transcribe([waveform], options).transcripts[0].words for r in (raw, calibrated)]
+        assert [w.word for w in pairs[0]] == [w.word for w in pairs[1]]
+        for as_given, mended in zip(*pairs, strict=True):
+            assert mended.confidence == pytest.approx(expected(as_given.confidence))
+            assert mended.confidence != as_given.confidence
 
 
 @pytest.mark.parametrize("looped", [True, False])
