@@ -39,6 +39,13 @@ Mode = Literal["accurate", "fast"]
 
 # -80 dB of full scale: below it there is dither at most, and the network would be asked to read noise.
 SILENCE_PEAK = 1e-4
+# Where nobody speaks the decoder may write all the same, at a chance of no speech of 0.12 and more; sentences
+# have 0.01 at most, and 0.08 where they are hardly above the dither. From here on the CTC head is asked too.
+NO_SPEECH_HINT = 0.05
+# Where nobody speaks the CTC head hears nothing or some letters, unsure (-0.46 and less) and fewer than 1.5 a
+# second. Speech has 8 letters a second; a word between pauses may have 1, but is clear (-0.25) or loud in them.
+CTC_AVG_LOGPROB_LIMIT = -0.4
+CTC_LETTERS_PER_SECOND = 3.0
 # A sentence ends with one of these, unless the word is a title.
 SENTENCE_ENDS = (".", "?", "!", "…")
 TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "vs."})
@@ -260,6 +267,7 @@ class Recognizer:
         counts = frames.tolist()
         readings = []
         doubtful = set()
+        questionable = set()
         for i, (decoded, count) in enumerate(zip(found, counts, strict=True)):
             text = self.tokenizer.decode(decoded.tokens)
             unsure = decoded.avg_logprob < AVG_LOGPROB_LIMIT or decoded.looped
@@ -267,32 +275,37 @@ class Recognizer:
                 text = ""
             if self._is_invented(text, decoded, count):
                 doubtful.add(i)
+            elif decoded.no_speech_prob > NO_SPEECH_HINT and self._can_be_spelled(text):
+                questionable.add(i)
             readings.append(_Reading(text, decoded.avg_logprob, decoded.no_speech_prob, ()))
         timed = {i for i, p in enumerate(pieces) if p.options.word_timestamps}
-        if not timed | doubtful:
+        if not timed | doubtful | questionable:
             return readings
         logprobs = self.network.ctc(encoded, frames).cpu()
+        rows = [own[:count] for own, count in zip(logprobs, counts, strict=True)]
+        doubtful |= {i for i in questionable if not self._hear(pieces[i], rows[i])[0]}
         for i in doubtful:  # what the CTC head hears cannot loop
-            readings[i] = self._ctc_reading(pieces[i], logprobs[i, : counts[i]])
+            readings[i] = self._ctc_reading(pieces[i], rows[i])
         for i in timed - doubtful:
-            words = self._align(logprobs[i, : counts[i]], readings[i].text, pieces[i])
-            readings[i] = replace(
-                readings[i], words=self._with_decoder_confidences(words, found[i])
-            )
+            words = self._align(rows[i], readings[i].text, pieces[i])
+            words = self._with_decoder_confidences(words, found[i])
+            readings[i] = replace(readings[i], words=words)
         return readings
 
     def _is_invented(self, text: str, decoded: Decoded, frames: int) -> bool:
         """Whether a text loops, or is longer than its audio can hold.
 
-        Only texts in letters that the CTC head knows are judged: its own takes their place, and
-        scripts of three bytes a letter compress well without repeating anything. Digits may stand
-        among them: they are said in words, which the head can spell.
+        Only texts that the CTC head can spell are judged: its own takes their place, and scripts of
+        three bytes a letter compress well without repeating anything.
         """
-        letters = "".join(c for c in text if not c.isdigit())
-        if not text or not self.characters.covers(letters):
+        if not text or not self._can_be_spelled(text):
             return False
         repeats = compression_ratio(text) > COMPRESSION_RATIO_LIMIT
         return decoded.looped or repeats or not fits(text, frames, self.characters)
+
+    def _can_be_spelled(self, text: str) -> bool:
+        """Whether the CTC head knows the letters; digits are said in words, which it can spell."""
+        return self.characters.covers("".join(c for c in text if not c.isdigit()))
 
     def _with_decoder_confidences(
         self, words: tuple[Word, ...], decoded: Decoded
@@ -323,13 +336,24 @@ class Recognizer:
             for piece, rows, count in zip(pieces, logprobs, frames.tolist(), strict=True)
         ]
 
+    def _hear(self, piece: _Piece, logprobs: Tensor) -> tuple[str, float]:
+        """What the CTC head hears in a piece, and the mean log-probability of the letters' frames.
+
+        Few letters that it is unsure of are no speech. `logprobs` is (frames, labels), valid frames only.
+        """
+        (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
+        best, labels = logprobs.max(-1)
+        avg_logprob = float(best[labels != Characters.BLANK].mean()) if text else 0.0
+        letters_per_second = len(text) * SAMPLE_RATE / len(piece.waveform)
+        if avg_logprob < CTC_AVG_LOGPROB_LIMIT and letters_per_second < CTC_LETTERS_PER_SECOND:
+            return "", 0.0
+        return text, avg_logprob
+
     def _ctc_reading(self, piece: _Piece, logprobs: Tensor) -> _Reading:
         """The CTC head's text of one piece; `logprobs` (frames, labels), valid frames only."""
-        (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
+        text, avg_logprob = self._hear(piece, logprobs)
         if not text:
             return _NOTHING
-        best, labels = logprobs.max(-1)
-        avg_logprob = float(best[labels != Characters.BLANK].mean())
         wanted = piece.options.word_timestamps
         words = self._align(logprobs, text, piece) if wanted else ()
         sure = [word.confidence for word in words]
