@@ -39,11 +39,11 @@ Mode = Literal["accurate", "fast"]
 
 # -80 dB of full scale: below it there is dither at most, and the network would be asked to read noise.
 SILENCE_PEAK = 1e-4
-# Where nobody speaks the decoder may write all the same, at a chance of no speech of 0.12 and more; sentences
-# have 0.01 at most, and 0.08 where they are hardly above the dither. From here on the CTC head is asked too.
+# Where nobody speaks the decoder may write all the same, with a chance of no speech of 0.12 and more;
+# sentences have 0.01 at most, very soft ones 0.08. From here on the CTC head must hear something too.
 NO_SPEECH_HINT = 0.05
-# Where nobody speaks the CTC head hears nothing or some letters, unsure (-0.46 and less) and fewer than 1.5 a
-# second. Speech has 8 letters a second; a word between pauses may have 1, but is clear (-0.25) or loud in them.
+# The CTC head hears nothing there, or some letters: unsure ones, and fewer than 1.5 a second. Speech has
+# about 14, and those of a word between long pauses are clear. docs/robustness.md has the figures.
 CTC_AVG_LOGPROB_LIMIT = -0.4
 CTC_LETTERS_PER_SECOND = 3.0
 # A sentence ends with one of these, unless the word is a title.
@@ -339,7 +339,7 @@ class Recognizer:
     def _hear(self, piece: _Piece, logprobs: Tensor) -> tuple[str, float]:
         """What the CTC head hears in a piece, and the mean log-probability of the letters' frames.
 
-        Few letters that it is unsure of are no speech. `logprobs` is (frames, labels), valid frames only.
+        Few letters that it is unsure of are no speech. `logprobs` (frames, labels), valid frames only.
         """
         (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
         best, labels = logprobs.max(-1)
