@@ -42,10 +42,11 @@ SILENCE_PEAK = 1e-4
 # Where nobody speaks the decoder may write all the same, with a chance of no speech of 0.12 and more;
 # sentences have 0.01 at most, very soft ones 0.08. From here on the CTC head must hear something too.
 NO_SPEECH_HINT = 0.05
-# The CTC head hears nothing there, or some letters: unsure ones, and fewer than 1.5 a second. Speech has
-# about 14, and those of a word between long pauses are clear. docs/robustness.md has the figures.
+# The CTC head hears nothing there, or one to four letters and fewer than 1.5 a second, all unsure. Speech
+# has about 14 a second; where it has few, as a word between long pauses, they are clearer.
 CTC_AVG_LOGPROB_LIMIT = -0.4
-CTC_LETTERS_PER_SECOND = 3.0
+CTC_LEAST_LETTERS = 4
+CTC_LETTERS_PER_SECOND = 2.0
 # A sentence ends with one of these, unless the word is a title.
 SENTENCE_ENDS = (".", "?", "!", "…")
 TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "vs."})
@@ -344,8 +345,8 @@ class Recognizer:
         (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
         best, labels = logprobs.max(-1)
         avg_logprob = float(best[labels != Characters.BLANK].mean()) if text else 0.0
-        letters_per_second = len(text) * SAMPLE_RATE / len(piece.waveform)
-        if avg_logprob < CTC_AVG_LOGPROB_LIMIT and letters_per_second < CTC_LETTERS_PER_SECOND:
+        few = max(CTC_LEAST_LETTERS, CTC_LETTERS_PER_SECOND * len(piece.waveform) / SAMPLE_RATE)
+        if avg_logprob < CTC_AVG_LOGPROB_LIMIT and len(text.replace(" ", "")) < few:
             return "", 0.0
         return text, avg_logprob
 

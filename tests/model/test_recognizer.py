@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from model.search import Decoded
 from model.tokenizer import Characters
 from tests.benchmarks.conditions import level
 from tests.benchmarks.non_speech import SOUNDS
-from tests.model.conftest import FIXTURES
 from tests.random_checkpoint import SHIPPED
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 FAST, ACCURATE = TranscribeOptions(mode="fast"), TranscribeOptions(mode="accurate")
 
 
@@ -163,8 +164,8 @@ def test_shipped_checkpoint_writes_nothing_where_nobody_speaks(shipped_recognize
 def test_a_single_word_between_long_pauses_is_heard_and_so_is_soft_speech(
     shipped_recognizer, speech
 ):
-    joined = load_audio(FIXTURES.parent / "words.flac")
-    entries = json.loads((FIXTURES.parent / "words.json").read_text())[::5]
+    joined = load_audio(FIXTURES / "words.flac")
+    entries = json.loads((FIXTURES / "words.json").read_text())[::5]
     pause = torch.zeros(2 * 16_000)
     words = [torch.cat([pause, joined[e["start"] : e["end"]], pause]) for e in entries]
     soft = [waveform / level(waveform) * 1e-3 for waveform in speech[:2]]  # -60 dB of full scale
