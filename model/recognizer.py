@@ -42,7 +42,7 @@ SILENCE_PEAK = 1e-4
 # Where nobody speaks the decoder may write all the same, with a chance of no speech of 0.12 and more;
 # sentences have 0.01 at most, very soft ones 0.08. From here on the CTC head must hear something too.
 NO_SPEECH_HINT = 0.05
-# The CTC head hears nothing there, or one to four letters and fewer than 1.5 a second, all unsure. Speech
+# The CTC head hears nothing there, or one to four letters, fewer than 1.5 a second, all unsure. Speech
 # has about 14 a second; where it has few, as a word between long pauses, they are clearer.
 CTC_AVG_LOGPROB_LIMIT = -0.4
 CTC_LEAST_LETTERS = 4
