@@ -32,6 +32,8 @@ from training.files import write_text
 from training.manifest import Utterance, read_manifest
 from training.punctuate import written_form
 
+_normalize = EnglishTextNormalizer()
+
 
 class CheckConfig(BaseModel):
     """What to check, and with which model."""
@@ -99,7 +101,10 @@ def _decoder_losses(
     """What each token of each text, and its end, costs the decoder: (tokens + 1,) each."""
     tokenizer, decoder = recognizer.tokenizer, recognizer.network.decoder
     prompt = list(tokenizer.prompt)
-    tokens = [torch.tensor([*tokenizer.encode(text), tokenizer.end]) for text in texts]
+    room = decoder.embed_positions.num_embeddings - len(prompt)
+    tokens = [  # a text that is longer is no text of half a minute, and doubted without its end
+        torch.tensor([*tokenizer.encode(text)[:room], tokenizer.end]) for text in texts
+    ]
     fed = [torch.tensor([*prompt, *own[:-1]]) for own in tokens]
     hidden = decoder(
         pad_sequence(fed, batch_first=True, padding_value=tokenizer.end).to(encoded.device),
@@ -123,8 +128,7 @@ def _checked(
     heard_losses: Tensor,
 ) -> Checked:
     """`logprobs` (frames, labels) of the CTC head; the losses are the decoder's."""
-    normalize = EnglishTextNormalizer()
-    reference, characters = normalize(utterance.text), recognizer.characters
+    reference, characters = _normalize(utterance.text), recognizer.characters
     doubt = float(label_losses.sum() - heard_losses.sum())
     ctc_loss = None
     if fits(utterance.text, len(logprobs), characters):
@@ -135,7 +139,7 @@ def _checked(
     return Checked(
         utterance=utterance,
         heard=heard,
-        wer=float(jiwer.wer(reference, normalize(heard))) if reference else None,
+        wer=float(jiwer.wer(reference, _normalize(heard))) if reference else None,
         ctc_loss=ctc_loss,
         cross_entropy=float(label_losses.mean()),
         doubt=doubt,

@@ -58,7 +58,7 @@ def test_a_wrong_label_stands_first_and_right_ones_are_not_doubted(tmp_path: Pat
 
 
 def test_a_label_that_cannot_fit_into_its_audio_is_doubted_too(tmp_path: Path) -> None:
-    manifest = manifest_with(tmp_path, short="please stop the recording now " * 9, news="1984")
+    manifest = manifest_with(tmp_path, short="please stop the recording now " * 40, news="1984")
     output = tmp_path / "doubtful.jsonl"
     checkpoint = make_random_checkpoint(tmp_path / "random")
     words = f"--checkpoint {checkpoint} --manifest {manifest} --output {output}"
