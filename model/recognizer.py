@@ -5,6 +5,7 @@
 One `Recognizer` holds one network on one device; it keeps no state between calls.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from model.alignment import align_words, fits
 from model.audio import SAMPLE_RATE
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.confidence import with_confidences
 from model.features import ENCODER_FRAMES_PER_SECOND, SAMPLES_PER_ENCODER_FRAME
 from model.precision import has_bfloat16_units
 from model.search import (
@@ -37,6 +39,14 @@ Mode = Literal["accurate", "fast"]
 
 # -80 dB of full scale: below it there is dither at most, and the network would be asked to read noise.
 SILENCE_PEAK = 1e-4
+# Where nobody speaks the decoder may write all the same, with a chance of no speech of 0.12 and more;
+# sentences have 0.01 at most, very soft ones 0.08. From here on the CTC head must hear something too.
+NO_SPEECH_HINT = 0.05
+# The CTC head hears nothing there, or one to four letters, fewer than 1.5 a second, all unsure. Speech
+# has about 14 a second; where it has few, as a word between long pauses, they are clearer.
+CTC_AVG_LOGPROB_LIMIT = -0.4
+CTC_LEAST_LETTERS = 4
+CTC_LETTERS_PER_SECOND = 2.0
 # A sentence ends with one of these, unless the word is a title.
 SENTENCE_ENDS = (".", "?", "!", "…")
 TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "vs."})
@@ -253,44 +263,60 @@ class Recognizer:
         features, frames = self.features(waveforms, samples)
         encoded = self.network.encoder(features, frames)
         logprobs = self.network.ctc(encoded, frames).cpu()
-        counts = frames.tolist()
+        rows = [own[:count] for own, count in zip(logprobs, frames.tolist(), strict=True)]
         if pieces[0].options.mode == "fast":
-            return [
-                self._ctc_reading(piece, rows[:count])
-                for piece, rows, count in zip(pieces, logprobs, counts, strict=True)
-            ]
+            return [self._ctc_reading(*own) for own in zip(pieces, rows, strict=True)]
         drafts = greedy_ctc(logprobs, frames, self.characters)
         found = greedy_search(self.network.decoder, encoded, frames, self.tokenizer, drafts)
         readings = []
         doubtful = set()
-        for i, (decoded, count) in enumerate(zip(found, counts, strict=True)):
+        questionable = set()
+        for i, (decoded, count) in enumerate(zip(found, frames.tolist(), strict=True)):
             text = self.tokenizer.decode(decoded.tokens)
             unsure = decoded.avg_logprob < AVG_LOGPROB_LIMIT or decoded.looped
             if decoded.no_speech_prob > NO_SPEECH_LIMIT and unsure:
                 text = ""
             if self._is_invented(text, decoded, count):
                 doubtful.add(i)
+            elif decoded.no_speech_prob > NO_SPEECH_HINT and self._can_be_spelled(text):
+                questionable.add(i)
             readings.append(_Reading(text, decoded.avg_logprob, decoded.no_speech_prob, ()))
         timed = {i for i, p in enumerate(pieces) if p.options.word_timestamps}
+        doubtful |= {i for i in questionable if not self._hear(pieces[i], rows[i])[0]}
         for i in doubtful:  # what the CTC head hears cannot loop
-            readings[i] = self._ctc_reading(pieces[i], logprobs[i, : counts[i]])
+            readings[i] = self._ctc_reading(pieces[i], rows[i])
         for i in timed - doubtful:
-            words = self._align(logprobs[i, : counts[i]], readings[i].text, pieces[i])
+            words = self._align(rows[i], readings[i].text, pieces[i])
+            words = self._with_decoder_confidences(words, found[i])
             readings[i] = replace(readings[i], words=words)
         return readings
 
     def _is_invented(self, text: str, decoded: Decoded, frames: int) -> bool:
         """Whether a text loops, or is longer than its audio can hold.
 
-        Only texts in letters that the CTC head knows are judged: its own takes their place, and
-        scripts of three bytes a letter compress well without repeating anything. Digits may stand
-        among them: they are said in words, which the head can spell.
+        Only texts that the CTC head can spell are judged: its own takes their place, and scripts of
+        three bytes a letter compress well without repeating anything.
         """
-        letters = "".join(c for c in text if not c.isdigit())
-        if not text or not self.characters.covers(letters):
+        if not text or not self._can_be_spelled(text):
             return False
         repeats = compression_ratio(text) > COMPRESSION_RATIO_LIMIT
         return decoded.looped or repeats or not fits(text, frames, self.characters)
+
+    def _can_be_spelled(self, text: str) -> bool:
+        """Whether the CTC head knows the letters; digits are said in words, which it can spell."""
+        return self.characters.covers("".join(c for c in text if not c.isdigit()))
+
+    def _with_decoder_confidences(
+        self, words: tuple[Word, ...], decoded: Decoded
+    ) -> tuple[Word, ...]:
+        """The aligned words, each as sure as the tokens that spell it were together."""
+        spellings = iter(self.tokenizer.word_tokens(decoded.tokens))
+        sure = []
+        for word in words:
+            # A dash on its own went with the word before it when they were aligned.
+            places = [place for _ in word.word.split() for place in next(spellings)]
+            sure.append(math.exp(sum(decoded.logprobs[place] for place in places)))
+        return with_confidences(words, sure, self.config.calibration.accurate)
 
     def _align(self, logprobs: Tensor, text: str, piece: _Piece) -> tuple[Word, ...]:
         """Times of the words of a text; none if it does not fit its frames."""
@@ -300,15 +326,28 @@ class Recognizer:
                 return tuple(align_words(logprobs[:count], text, self.characters))
         return ()
 
+    def _hear(self, piece: _Piece, logprobs: Tensor) -> tuple[str, float]:
+        """What the CTC head hears in a piece, and the mean log-probability of the letters' frames.
+
+        Few letters that it is unsure of are no speech. `logprobs` (frames, labels), valid frames only.
+        """
+        (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
+        best, labels = logprobs.max(-1)
+        avg_logprob = float(best[labels != Characters.BLANK].mean()) if text else 0.0
+        few = max(CTC_LEAST_LETTERS, CTC_LETTERS_PER_SECOND * len(piece.waveform) / SAMPLE_RATE)
+        if avg_logprob < CTC_AVG_LOGPROB_LIMIT and len(text.replace(" ", "")) < few:
+            return "", 0.0
+        return text, avg_logprob
+
     def _ctc_reading(self, piece: _Piece, logprobs: Tensor) -> _Reading:
         """The CTC head's text of one piece; `logprobs` (frames, labels), valid frames only."""
-        (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
+        text, avg_logprob = self._hear(piece, logprobs)
         if not text:
             return _NOTHING
-        best, labels = logprobs.max(-1)
-        avg_logprob = float(best[labels != Characters.BLANK].mean())
         wanted = piece.options.word_timestamps
         words = self._align(logprobs, text, piece) if wanted else ()
+        sure = [word.confidence for word in words]
+        words = with_confidences(words, sure, self.config.calibration.fast)
         return _Reading(text, avg_logprob, 0.0, words)
 
     def _assemble(

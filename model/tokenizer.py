@@ -1,5 +1,6 @@
 """Text to numbers and back: Whisper's tokens for the decoder, characters for the CTC head."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -14,6 +15,10 @@ _NON_SPEECH = frozenset('"#()*+/:;<=>@[\\]^_`{|}~「」『』-')
 _MUSIC = "♩♪♫♬♭♮♯"
 # A hyphen or an apostrophe inside a word is speech; as a token of its own after a space it is not.
 _NON_SPEECH_ALONE = (" -", " '")
+
+# What decoding makes of bytes that are not, or not yet, a character; UTF-8 has at most four for one.
+_NOT_WHOLE = "\ufffd"
+_BYTES_A_CHARACTER = 4
 
 DEFAULT_CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
@@ -85,6 +90,37 @@ class Tokenizer:
     def piece(self, token: int) -> str:
         """What one token adds to a text, its space included."""
         return self.pairs.decode([token], skip_special_tokens=False)
+
+    def word_tokens(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
+        """Which tokens spell the words of a text; words are what white space separates.
+
+        Returns:
+            For each word of `decode(tokens).split()` the places in `tokens` of those with a letter or
+            digit of it. Punctuation is no part of a word's spelling, unless the word has nothing else.
+            A token that reaches over white space belongs to the words on both sides.
+        """
+        text = ""
+        written_by: list[tuple[int, ...]] = []  # for each character
+        for places, part in self._whole_characters(tokens):
+            text += part
+            written_by += [places] * len(part)
+        words = []
+        for word in re.finditer(r"\S+", text):
+            own = written_by[word.start() : word.end()]
+            spelling = [places for places, c in zip(own, word[0], strict=True) if c.isalnum()]
+            words.append(tuple({place: None for places in spelling or own for place in places}))
+        return words
+
+    def _whole_characters(self, tokens: Sequence[int]) -> Iterator[tuple[tuple[int, ...], str]]:
+        """Places of tokens and what they write together: a character may take several."""
+        places: tuple[int, ...] = ()
+        for place in range(len(tokens)):
+            places += (place,)
+            text = self.pairs.decode([tokens[p] for p in places], skip_special_tokens=True)
+            unfinished = _NOT_WHOLE in text and len(places) < _BYTES_A_CHARACTER
+            if not unfinished or place == len(tokens) - 1:
+                yield places, text
+                places = ()
 
     @cached_property
     def suppressed(self) -> list[int]:
