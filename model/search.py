@@ -61,9 +61,39 @@ def cycle_length(tokens: Sequence[int]) -> int | None:
     return None
 
 
+def most_tokens(decoder: Decoder, frames: Tensor, prompt: Sequence[int]) -> list[int]:
+    """How many tokens the text of each clip may have; `frames` as for `greedy_search`."""
+    room = decoder.embed_positions.num_embeddings - len(prompt)
+    return [
+        min(room, TOKENS_AT_LEAST + TOKENS_PER_SECOND * n // ENCODER_FRAMES_PER_SECOND)
+        for n in frames.tolist()
+    ]
+
+
+def barred_tokens(decoder: Decoder, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """What is added to the scores so that some tokens are never written; and to those of the first."""
+    weight = decoder.embed_tokens.weight
+    barred = torch.zeros(len(weight), device=weight.device)
+    barred[tokenizer.suppressed] = -torch.inf
+    barred_first = barred.clone()
+    barred_first[tokenizer.suppressed_first] = -torch.inf
+    return barred, barred_first
+
+
+def no_speech_probs(decoder: Decoder, hidden: Tensor, tokenizer: Tokenizer) -> list[float]:
+    """Probability of no speech in each clip, from what the decoder made of the prompt."""
+    # Whisper was taught it at the position of the start token.
+    scores = decoder.scores(hidden[:, -len(tokenizer.prompt)]).float()
+    return scores.softmax(-1)[:, tokenizer.no_speech].tolist()
+
+
 @torch.inference_mode()
 def greedy_search(
-    decoder: Decoder, encoded: Tensor, frames: Tensor, tokenizer: Tokenizer
+    decoder: Decoder,
+    encoded: Tensor,
+    frames: Tensor,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
 ) -> list[Decoded]:
     """Write the most probable next token of every clip until each has ended.
 
@@ -73,31 +103,24 @@ def greedy_search(
         decoder: of the network.
         encoded: (batch, length, width), the encoder's output.
         frames: int64 (batch,), valid frames of each clip.
-        tokenizer: gives the prompt and the tokens that may not be written.
+        tokenizer: says which tokens may not be written.
+        prompt: what all texts begin after: `tokenizer.prompt`, or that after an earlier text.
 
     Returns:
         One for each clip, in order.
     """
     device = encoded.device
     cache = decoder.start(encoded, frames)
-    room = decoder.embed_positions.num_embeddings - len(tokenizer.prompt)
-    limits = [
-        min(room, TOKENS_AT_LEAST + TOKENS_PER_SECOND * n // ENCODER_FRAMES_PER_SECOND)
-        for n in frames.tolist()
-    ]
+    limits = most_tokens(decoder, frames, prompt)
     batch = len(limits)
     tokens: list[list[int]] = [[] for _ in range(batch)]
     totals = [0.0] * batch
     looped = [False] * batch
-    barred = torch.zeros(decoder.embed_tokens.num_embeddings, device=device)
-    barred[tokenizer.suppressed] = -torch.inf
-    barred_first = barred.clone()
-    barred_first[tokenizer.suppressed_first] = -torch.inf
+    barred, barred_first = barred_tokens(decoder, tokenizer)
 
     rows = list(range(batch))  # of the batch, those still being written
-    hidden = decoder(torch.tensor([tokenizer.prompt] * batch, device=device), cache)
-    # Whisper was taught no-speech at the position of the start token.
-    no_speech = decoder.scores(hidden[:, 0]).float().softmax(-1)[:, tokenizer.no_speech].tolist()
+    hidden = decoder(torch.tensor([prompt] * batch, device=device), cache)
+    no_speech = no_speech_probs(decoder, hidden, tokenizer)
     while rows:
         scores = decoder.scores(hidden[:, -1]).float()
         scores += barred if tokens[rows[0]] else barred_first
