@@ -48,7 +48,7 @@ def beam_search(
     encoded: Tensor,
     frames: Tensor,
     tokenizer: Tokenizer,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     biases: Sequence[TokenBias],
 ) -> list[Decoded]:
     """Find the text of every clip that is most probable with the bonus of its hot words.
@@ -57,9 +57,9 @@ def beam_search(
     """
     device = encoded.device
     cache = decoder.start(encoded, frames)
-    limits = most_tokens(decoder, frames, prompt)
+    limits = most_tokens(decoder, frames, len(prompts[0]))
     barred, barred_first = barred_tokens(decoder, tokenizer)
-    hidden = decoder(torch.tensor([prompt] * len(limits), device=device), cache)
+    hidden = decoder(torch.tensor(prompts, device=device), cache)
     no_speech = no_speech_probs(decoder, hidden, tokenizer)
     ended: list[_Text | None] = [None] * len(limits)
     # Beside each text its clip.
@@ -109,8 +109,8 @@ def beam_search(
             last = torch.tensor([[text.tokens[-1]] for _, text in live], device=device)
             hidden = decoder(last, cache)
     found = []
-    for text, probability in zip(ended, no_speech, strict=True):
-        assert text is not None, "a text ends at its limit at the latest"
-        average = text.logprob / (len(text.tokens) + 1)
-        found.append(Decoded(text.tokens, average, probability, text.looped))
+    for best, probability in zip(ended, no_speech, strict=True):
+        assert best is not None, "a text ends at its limit at the latest"
+        average = best.logprob / (len(best.tokens) + 1)
+        found.append(Decoded(best.tokens, average, probability, best.looped))
     return found

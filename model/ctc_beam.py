@@ -82,10 +82,11 @@ def beam_ctc(logprobs: Tensor, characters: Characters, bias: LetterBias) -> str:
             prefix.next_blank = _add(prefix.next_blank, total + row[Characters.BLANK])
             for label in likely:
                 again = label == prefix.label
+                if again and label == characters.space:  # several are one, and none is the first
+                    prefix.next_letter = _add(prefix.next_letter, total + row[label])
+                    continue
                 if again:
                     prefix.next_letter = _add(prefix.next_letter, prefix.letter + row[label])
-                    if label == characters.space:
-                        continue
                 longer = prefix.longer.get(label)
                 if longer is None:
                     state, earned = bias.step(prefix.state, label)

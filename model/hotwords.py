@@ -168,9 +168,7 @@ class TokenBias:
     def bonuses(self, state: int) -> Tensor:
         """What each token earns, float32 (vocabulary,)."""
         edge, at_edge = self._tree.step(state, EDGE)
-        earned = torch.where(
-            self._opens, at_edge + self._tree.leave(edge), self._tree.leave(state)
-        )
+        earned = torch.where(self._opens, at_edge + self._tree.leave(edge), self._tree.leave(state))
         for node, before, opens in ((edge, at_edge, True), (state, 0.0, False)):
             for token in self._tree.symbols(node) - {EDGE}:
                 if bool(self._opens[token]) == opens:

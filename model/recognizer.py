@@ -6,6 +6,7 @@ One `Recognizer` holds one network on one device; it keeps no state between call
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from model.alignment import align_words, fits
 from model.audio import SAMPLE_RATE
+from model.beam_search import beam_search
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.ctc_beam import beam_ctc
 from model.features import ENCODER_FRAMES_PER_SECOND, SAMPLES_PER_ENCODER_FRAME
+from model.hotwords import Hotword, LetterBias, TokenBias
 from model.precision import has_bfloat16_units
 from model.search import (
     AVG_LOGPROB_LIMIT,
@@ -52,10 +56,15 @@ class TranscribeOptions:
         mode: "accurate" has the decoder write the text, with capitals and punctuation; "fast" takes
             the CTC head's, lower-case, from one parallel pass.
         word_timestamps: also find when each word was said; segments are then sentences.
+        prompt: text that came before, or is like what will be said: the decoder goes on in its spelling
+            and style. Mode "fast" has no use for it.
+        hotwords: words that are expected.
     """
 
     mode: Mode = "accurate"
     word_timestamps: bool = True
+    prompt: str = ""
+    hotwords: tuple[Hotword, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,8 @@ class Recognizer:
             checkpoint.network.decoder.keep_int8()  # from float32, before it is rounded to bfloat16
         self.network = checkpoint.network.to(self.device, getattr(torch, dtype)).eval()
         positions = checkpoint.config.dimensions.audio_positions
+        # As in Whisper, which leaves the other half of its positions to the text.
+        self.max_prompt_tokens = checkpoint.config.dimensions.text_positions // 2 - 1
         longest = positions * SAMPLES_PER_ENCODER_FRAME - self.features.tail_samples
         self.max_piece_seconds = longest / SAMPLE_RATE
         if max_batch_seconds < self.max_piece_seconds:
@@ -254,7 +265,7 @@ class Recognizer:
         encoded = self.network.encoder(features, frames)
         if pieces[0].options.mode == "fast":
             return self._read_ctc(pieces, encoded, frames)
-        found = greedy_search(self.network.decoder, encoded, frames, self.tokenizer)
+        found = self._search(pieces, encoded, frames)
         counts = frames.tolist()
         readings = []
         doubtful = set()
@@ -276,6 +287,37 @@ class Recognizer:
             words = self._align(logprobs[i, : counts[i]], readings[i].text, pieces[i])
             readings[i] = replace(readings[i], words=words)
         return readings
+
+    def _search(self, pieces: Sequence[_Piece], encoded: Tensor, frames: Tensor) -> list[Decoded]:
+        """The decoder's text of each piece: beam search for those with hot words.
+
+        Texts that are written together are at the same position, so their prompts are of one length.
+        """
+        prompts = [
+            self.tokenizer.prompt_after(p.options.prompt, self.max_prompt_tokens) for p in pieces
+        ]
+        together = defaultdict[tuple[bool, int], list[int]](list)
+        for i, (piece, prompt) in enumerate(zip(pieces, prompts, strict=True)):
+            together[bool(piece.options.hotwords), len(prompt)].append(i)
+        found: dict[int, Decoded] = {}
+        for (hot, _), rows in together.items():
+            whole = len(rows) == len(pieces)
+            arguments = (
+                self.network.decoder,
+                encoded if whole else encoded[rows],
+                frames if whole else frames[rows],
+                self.tokenizer,
+                [prompts[i] for i in rows],
+            )
+            if hot:
+                # The pieces of a recording have the same hot words.
+                wanted = [pieces[i].options.hotwords for i in rows]
+                biases = {words: TokenBias(words, self.tokenizer) for words in set(wanted)}
+                decoded = beam_search(*arguments, [biases[words] for words in wanted])
+            else:
+                decoded = greedy_search(*arguments)
+            found.update(zip(rows, decoded, strict=True))
+        return [found[i] for i in range(len(pieces))]
 
     def _is_invented(self, text: str, decoded: Decoded, frames: int) -> bool:
         """Whether a text loops, or is longer than its audio can hold.
@@ -309,7 +351,11 @@ class Recognizer:
 
     def _ctc_reading(self, piece: _Piece, logprobs: Tensor) -> _Reading:
         """The CTC head's text of one piece; `logprobs` (frames, labels), valid frames only."""
-        (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
+        if piece.options.hotwords:
+            bias = LetterBias(piece.options.hotwords, self.characters)
+            text = beam_ctc(logprobs, self.characters, bias)
+        else:
+            (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
         if not text:
             return _NOTHING
         best, labels = logprobs.max(-1)

@@ -61,9 +61,9 @@ def cycle_length(tokens: Sequence[int]) -> int | None:
     return None
 
 
-def most_tokens(decoder: Decoder, frames: Tensor, prompt: Sequence[int]) -> list[int]:
-    """How many tokens the text of each clip may have; `frames` as for `greedy_search`."""
-    room = decoder.embed_positions.num_embeddings - len(prompt)
+def most_tokens(decoder: Decoder, frames: Tensor, prompt_length: int) -> list[int]:
+    """How many tokens the text of each clip may have that has this many valid frames."""
+    room = decoder.embed_positions.num_embeddings - prompt_length
     return [
         min(room, TOKENS_AT_LEAST + TOKENS_PER_SECOND * n // ENCODER_FRAMES_PER_SECOND)
         for n in frames.tolist()
@@ -93,7 +93,7 @@ def greedy_search(
     encoded: Tensor,
     frames: Tensor,
     tokenizer: Tokenizer,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
 ) -> list[Decoded]:
     """Write the most probable next token of every clip until each has ended.
 
@@ -104,14 +104,14 @@ def greedy_search(
         encoded: (batch, length, width), the encoder's output.
         frames: int64 (batch,), valid frames of each clip.
         tokenizer: says which tokens may not be written.
-        prompt: what all texts begin after: `tokenizer.prompt`, or that after an earlier text.
+        prompts: of each clip, what its text goes on after; all of one length.
 
     Returns:
         One for each clip, in order.
     """
     device = encoded.device
     cache = decoder.start(encoded, frames)
-    limits = most_tokens(decoder, frames, prompt)
+    limits = most_tokens(decoder, frames, len(prompts[0]))
     batch = len(limits)
     tokens: list[list[int]] = [[] for _ in range(batch)]
     totals = [0.0] * batch
@@ -119,7 +119,7 @@ def greedy_search(
     barred, barred_first = barred_tokens(decoder, tokenizer)
 
     rows = list(range(batch))  # of the batch, those still being written
-    hidden = decoder(torch.tensor([prompt] * batch, device=device), cache)
+    hidden = decoder(torch.tensor(prompts, device=device), cache)
     no_speech = no_speech_probs(decoder, hidden, tokenizer)
     while rows:
         scores = decoder.scores(hidden[:, -1]).float()

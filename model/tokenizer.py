@@ -86,7 +86,7 @@ class Tokenizer:
         return self.pairs.decode(list(tokens), skip_special_tokens=True).strip()
 
     def prompt_after(self, text: str, most: int) -> tuple[int, ...]:
-        """The prompt of a text that goes on after `text`, of which the last `most` tokens are kept."""
+        """The prompt of a text that goes on after `text`, whose last `most` tokens are kept."""
         before = self.encode(text)[-most:] if text.strip() else []
         return (self.previous, *before, *self.prompt) if before else self.prompt
 

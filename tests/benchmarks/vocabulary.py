@@ -1,0 +1,125 @@
+"""What hot words and a prompt gain and cost, on real speech with words that training never had.
+
+    python -m tests.benchmarks.vocabulary --manifest dev.jsonl --train train.jsonl [--weights 0.5 1 2]
+
+Hot words are the words of the manifest that the training manifest lacks and that mode `accurate` gets
+wrong without help. Every clip is given all of them, and as many distractors: rare words of training.
+"""
+
+import argparse
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from handler.request import MOST_HOTWORDS
+from model.audio import load_audio
+from model.hotwords import Hotword
+from model.recognizer import Mode, Recognizer, TranscribeOptions
+from training.manifest import Utterance, read_manifest
+from training.scoring import Pair, score
+from training.spoken import words_of
+
+LETTERS = 5  # a shorter word is no name that somebody would list
+
+
+@dataclass(frozen=True)
+class Clips:
+    utterances: Sequence[Utterance]
+    waveforms: Sequence[Tensor]
+
+    @property
+    def seconds(self) -> float:
+        return sum(utterance.duration for utterance in self.utterances)
+
+    def texts(self, recognizer: Recognizer, options: TranscribeOptions) -> tuple[list[str], float]:
+        """Transcribe all clips; also the seconds that it took."""
+        start = time.perf_counter()
+        found = recognizer.transcribe(self.waveforms, options).transcripts
+        return [t.text for t in found], time.perf_counter() - start
+
+
+def missed(clips: Clips, texts: Sequence[str], known: Counter[str]) -> set[str]:
+    """Words that training lacks and that do not stand in the text of a clip that has them."""
+    return {
+        word
+        for utterance, text in zip(clips.utterances, texts, strict=True)
+        for word in set(words_of(utterance.text)) - set(words_of(text))
+        if word not in known and len(word) >= LETTERS
+    }
+
+
+def report(clips: Clips, texts: Sequence[str], sought: set[str]) -> str:
+    """How many of the sought words are found and invented, and the WER with and without them."""
+    said: Counter[str] = Counter()
+    found: Counter[str] = Counter()
+    invented = 0
+    pairs: dict[bool, list[Pair]] = {True: [], False: []}
+    for utterance, text in zip(clips.utterances, texts, strict=True):
+        there, written = Counter(words_of(utterance.text)), Counter(words_of(text))
+        said += Counter({word: n for word, n in there.items() if word in sought})
+        found += Counter({word: n for word, n in (there & written).items() if word in sought})
+        invented += sum(n for word, n in (written - there).items() if word in sought)
+        pairs[not sought.isdisjoint(there)].append(
+            Pair(utterance.audio_filepath, utterance.text, text, utterance.duration)
+        )
+    rates = [
+        score(group).wer.value for group in (pairs[True] + pairs[False], pairs[True], pairs[False])
+    ]
+    return f"{found.total():3} / {said.total()} | {invented:3} | " + " | ".join(
+        f"{rate:6.2%}" for rate in rates
+    )
+
+
+def main() -> None:
+    """Print a row for each condition."""
+    parser = argparse.ArgumentParser(description="Hot words and prompt on rare words.")
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, default=Path("model/shipped"))
+    parser.add_argument("--weights", type=float, nargs="*", default=[1.0])
+    parser.add_argument(
+        "--mode", nargs="*", choices=("accurate", "fast"), default=["accurate", "fast"]
+    )
+    parser.add_argument("--prompt", action="store_true", help="also give the words as a prompt")
+    args = parser.parse_args()
+    recognizer = Recognizer.load(args.checkpoint)
+    utterances, _ = read_manifest(args.manifest)
+    clips = Clips(utterances, [load_audio(u.audio_filepath) for u in utterances])
+    known = Counter(w for u in read_manifest(args.train)[0] for w in words_of(u.text))
+    plain, plain_seconds = clips.texts(recognizer, TranscribeOptions(word_timestamps=False))
+    drawn = random.Random(0)
+    candidates = sorted(missed(clips, plain, known))
+    sought = set(drawn.sample(candidates, min(len(candidates), MOST_HOTWORDS // 2)))
+    rare = sorted(word for word, n in known.items() if n == 1 and len(word) >= LETTERS)
+    words = [*sorted(sought), *drawn.sample(rare, len(sought))]
+    print(f"{len(candidates)} words are missed; sought: {', '.join(sorted(sought))}")
+    print("| | found | invented | WER | with one | without | RTFx |\n|---|---|---|---|---|---|---|")
+
+    def row(name: str, texts: Sequence[str], seconds: float) -> None:
+        print(
+            f"| {name} | {report(clips, texts, sought)} | {clips.seconds / seconds:.0f} |",
+            flush=True,
+        )
+
+    modes: list[Mode] = args.mode
+    for mode in modes:
+        if mode == "accurate":
+            row(mode, plain, plain_seconds)
+        else:
+            row(mode, *clips.texts(recognizer, TranscribeOptions(mode, False)))
+        for weight in args.weights:
+            hotwords = tuple(Hotword(word, weight) for word in words)
+            options = TranscribeOptions(mode, False, hotwords=hotwords)
+            row(f"{mode}, hot words of weight {weight:g}", *clips.texts(recognizer, options))
+    if args.prompt:
+        options = TranscribeOptions(word_timestamps=False, prompt=", ".join(words))
+        row("accurate, the words as a prompt", *clips.texts(recognizer, options))
+
+
+if __name__ == "__main__":
+    main()
