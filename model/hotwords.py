@@ -108,22 +108,29 @@ class LetterBias:
     """Hot words in the labels of the CTC head.
 
     A word with digits or foreign letters cannot be spelled in them, and is left out.
+
+    Attributes:
+        words: those of all hot words, as the labels spell them.
+        beginnings: what any of these begins with, whole words included.
     """
 
     def __init__(self, hotwords: Iterable[Hotword], characters: Characters) -> None:
         self._space = characters.space
+        spelled = [
+            (characters.encode(word.text), word.weight * LETTER_BONUS)
+            for word in hotwords
+            if characters.covers(word.text)
+        ]
         self._tree = PhraseTree(
             [
                 (EDGE, 0.0),
-                *(
-                    (EDGE, 0.0) if label == self._space else (label, word.weight * LETTER_BONUS)
-                    for label in characters.encode(word.text)
-                ),
+                *((EDGE, 0.0) if label == self._space else (label, bonus) for label in labels),
                 (EDGE, 0.0),
             ]
-            for word in hotwords
-            if characters.covers(word.text)
+            for labels, bonus in spelled
         )
+        self.words = {word for labels, _ in spelled for word in characters.decode(labels).split()}
+        self.beginnings = {word[:n] for word in self.words for n in range(1, len(word) + 1)}
         self.start, _ = self._tree.step(PhraseTree.ROOT, EDGE)
 
     def step(self, state: int, label: int) -> tuple[int, float]:

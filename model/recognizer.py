@@ -20,9 +20,10 @@ from model.alignment import align_words, fits
 from model.audio import SAMPLE_RATE
 from model.beam_search import beam_search
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.ctc_beam import beam_ctc
+from model.ctc_beam import CTCBeamSearch
 from model.features import ENCODER_FRAMES_PER_SECOND, SAMPLES_PER_ENCODER_FRAME
 from model.hotwords import Hotword, LetterBias, TokenBias
+from model.language_model import LanguageModel
 from model.precision import has_bfloat16_units
 from model.search import (
     AVG_LOGPROB_LIMIT,
@@ -119,6 +120,7 @@ class Recognizer:
             (GPUs, CPUs with AMX). On a CPU, bfloat16 has the decoder's weights in int8 when it writes
             for one or two clips.
         max_batch_seconds: most padded audio in one forward pass; it bounds memory.
+        language_model: an n-gram that judges the words of mode "fast".
 
     Raises:
         ValueError: the device or dtype is unknown or not there.
@@ -131,6 +133,7 @@ class Recognizer:
         device: str = "auto",
         dtype: str = "auto",
         max_batch_seconds: float = 120.0,
+        language_model: LanguageModel | None = None,
     ) -> None:
         if dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"dtype is {dtype!r}; it must be 'auto', 'float32' or 'bfloat16'")
@@ -163,6 +166,7 @@ class Recognizer:
                 f"it must hold one piece of {self.max_piece_seconds} s"
             )
         self.max_batch_seconds = max_batch_seconds
+        self.language_model = language_model
 
     @classmethod
     def load(
@@ -172,17 +176,20 @@ class Recognizer:
         device: str = "auto",
         dtype: str = "auto",
         max_batch_seconds: float = 120.0,
+        language_model: Path | None = None,
     ) -> "Recognizer":
-        """Read a checkpoint folder; arguments as for the class.
+        """Read a checkpoint folder, and the n-gram's ARPA file; arguments as for the class.
 
         Raises:
             CheckpointError: the folder is not a checkpoint.
+            LanguageModelError: the file is not an n-gram.
         """
         return cls(
             load_checkpoint(checkpoint),
             device=device,
             dtype=dtype,
             max_batch_seconds=max_batch_seconds,
+            language_model=None if language_model is None else LanguageModel(language_model),
         )
 
     @torch.inference_mode()
@@ -351,9 +358,9 @@ class Recognizer:
 
     def _ctc_reading(self, piece: _Piece, logprobs: Tensor) -> _Reading:
         """The CTC head's text of one piece; `logprobs` (frames, labels), valid frames only."""
-        if piece.options.hotwords:
+        if piece.options.hotwords or self.language_model is not None:
             bias = LetterBias(piece.options.hotwords, self.characters)
-            text = beam_ctc(logprobs, self.characters, bias)
+            text = CTCBeamSearch(self.characters, bias, self.language_model)(logprobs)
         else:
             (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
         if not text:

@@ -7,12 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.ctc_beam import beam_ctc
+from model.ctc_beam import CTCBeamSearch
 from model.hotwords import Hotword, LetterBias
 from model.tokenizer import Characters
 
 AB = Characters(" ab")
 NO_WORDS = LetterBias([], AB)
+
+
+def beam_ctc(logprobs: torch.Tensor, characters: Characters, bias: LetterBias) -> str:
+    return CTCBeamSearch(characters, bias, None)(logprobs)
 
 
 def best_of_all(logprobs: torch.Tensor) -> tuple[str, float, dict[str, float]]:
