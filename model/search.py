@@ -93,7 +93,7 @@ def greedy_search(
     encoded: Tensor,
     frames: Tensor,
     tokenizer: Tokenizer,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]] | None = None,
 ) -> list[Decoded]:
     """Write the most probable next token of every clip until each has ended.
 
@@ -104,12 +104,13 @@ def greedy_search(
         encoded: (batch, length, width), the encoder's output.
         frames: int64 (batch,), valid frames of each clip.
         tokenizer: says which tokens may not be written.
-        prompts: of each clip, what its text goes on after; all of one length.
+        prompts: of each clip, all of one length; `tokenizer.prompt` if None.
 
     Returns:
         One for each clip, in order.
     """
     device = encoded.device
+    prompts = prompts or [tokenizer.prompt] * len(frames)
     cache = decoder.start(encoded, frames)
     limits = most_tokens(decoder, frames, len(prompts[0]))
     batch = len(limits)
