@@ -41,6 +41,7 @@ class LanguageModel:
             words = frozenset(_unigrams(path))
             config = kenlm.Config()
             config.show_progress = False
+            config.arpa_complain = kenlm.ARPALoadComplain.NONE  # of the missing <unk>
             self._model = kenlm.Model(str(path), config)
         except (OSError, ValueError) as error:
             raise LanguageModelError(f"{path} is not an n-gram in ARPA format: {error}") from error

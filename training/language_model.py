@@ -9,21 +9,23 @@ having read the answer.
 """
 
 import argparse
-import io
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kaldingram.train import NgramCounts
-
-from training.files import write_text
+from training.files import atomic_writer
 from training.sentences import END, PARAGRAPH, read_words, runs
 from training.spoken import read_plain_text, words_of
 
 ORDERS = range(2, 6)
-# An n-gram of the highest order that stands once in the text tells little and takes most of the room.
-# SRILM's default, too.
+# One of the highest order that stands once in the text tells little and takes most of the room; its
+# share goes to backing off. SRILM drops them, too.
 LEAST = 2
+START, END_OF_SENTENCE = "<s>", "</s>"
+
+Gram = tuple[str, ...]
 
 
 def sentences_of(text: str) -> Iterator[list[str]]:
@@ -34,28 +36,73 @@ def sentences_of(text: str) -> Iterator[list[str]]:
                 yield words
 
 
-def estimate(sentences: Iterator[list[str]], order: int) -> str:
-    """A Kneser-Ney n-gram in ARPA format (Kneser and Ney, "Improved Backing-off for M-gram Language
-    Modeling", 1995), without those of the highest order that stand once.
+def count(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gram]]:
+    """How often n-grams of each order up to `order` stand in the sentences, as Kneser and Ney count.
 
-    Raises:
-        ValueError: there is no sentence.
+    The highest order is counted plainly, and so are those that begin a sentence; of all others it is
+    counted after how many different words they stand.
     """
-    counts = NgramCounts(order)
-    empty = True
-    for words in sentences:
-        counts.add_raw_counts_from_line(" ".join(words))
-        empty = False
-    if empty:
-        raise ValueError("the texts hold no sentence")
-    # Discounts are of the whole text; without its rare n-grams there would be nothing to discount.
-    counts.cal_discounting_constants()
-    counts.apply_count_cutoffs([0] * (order - 1) + [LEAST])
-    counts.cal_f()
-    counts.cal_bow()
-    arpa = io.StringIO()
-    counts.print_as_arpa(arpa)
-    return arpa.getvalue()
+    counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
+    for sentence in sentences:
+        words = (START, *sentence, END_OF_SENTENCE)
+        for first in range(len(words) - order + 1):
+            counts[-1][words[first : first + order]] += 1
+        for length in range(1, min(order, len(words) + 1)):
+            counts[length - 1][words[:length]] += 1
+    for shorter, longer in zip(counts[-2::-1], counts[:0:-1], strict=True):
+        for gram in longer:
+            shorter[gram[1:]] += 1
+    return counts
+
+
+def arpa(counts: Sequence[Counter[Gram]]) -> Iterator[str]:
+    """Lines of an ARPA file with interpolated Kneser-Ney probabilities, one discount for each order.
+
+    Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling", 1999,
+    section 3; their formula for the discount.
+    """
+    order = len(counts)
+    vocabulary = len(counts[0].keys() - {(START,)})
+    shorter: dict[Gram, float] = {(): 1 / vocabulary}
+    tables: list[dict[Gram, float]] = []
+    backing_off: dict[Gram, float] = {}
+    for length, grams in enumerate(counts, 1):
+        discount = _discount(grams)
+        totals: defaultdict[Gram, float] = defaultdict(float)
+        kept: defaultdict[Gram, float] = defaultdict(float)
+        table: dict[Gram, float] = {}
+        for gram, n in grams.items():
+            if gram == (START,):  # nothing predicts it
+                continue
+            totals[gram[:-1]] += n
+            if length < order or n >= LEAST:
+                kept[gram[:-1]] += n - discount
+                table[gram] = n - discount
+        left = {history: 1 - kept[history] / total for history, total in totals.items()}
+        for gram, share in table.items():
+            history = gram[:-1]
+            table[gram] = share / totals[history] + left[history] * shorter[gram[1:]]
+        backing_off |= left
+        tables.append(table)
+        shorter = table
+    yield "\\data\\"
+    tables[0][(START,)] = 1e-99
+    for length, table in enumerate(tables, 1):
+        yield f"ngram {length}={len(table)}"
+    for length, table in enumerate(tables, 1):
+        yield f"\n\\{length}-grams:"
+        for gram, probability in table.items():
+            line = f"{math.log10(probability):.6f}\t{' '.join(gram)}"
+            if gram in backing_off:
+                line += f"\t{math.log10(backing_off[gram]):.6f}"
+            yield line
+    yield "\n\\end\\"
+
+
+def _discount(grams: Counter[Gram]) -> float:
+    once = sum(n == 1 for n in grams.values())
+    twice = sum(n == 2 for n in grams.values())
+    return once / (once + 2 * twice) if once and twice else 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,13 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         held_out = {run for words in read_words(args.held_out) for run in runs(words)}
-        arpa = estimate(kept(), args.order)
-        write_text(args.output, arpa)
+        counts = count(kept(), args.order)
+        if not used:
+            raise ValueError("the texts hold no sentence that can be used")
+        with atomic_writer(args.output) as file:
+            file.writelines(f"{line}\n".encode() for line in arpa(counts))
     except (OSError, ValueError) as error:
         print(f"language_model: {error}", file=sys.stderr)
         return 1
     print(
-        f"{args.output}: {len(arpa) / 1e6:.1f} MB, from {used} words;"
+        f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, from {used} words;"
         f" {left_out} sentences are too like held-out texts"
     )
     return 0
