@@ -83,6 +83,7 @@ def beam_search(
             for token, logprob, bonus in zip(*columns, strict=True):
                 longer = replace(text, logprob=text.logprob + logprob, earned=text.earned + bonus)
                 grown[row].append((longer, token, place))
+        before = [row for row, _ in live]
         live, places = [], []
         for row, candidates in enumerate(grown):
             candidates.sort(key=lambda candidate: candidate[0].score, reverse=True)
@@ -105,7 +106,8 @@ def beam_search(
                     places.append(place)
                     kept += 1
         if live:
-            cache.select(torch.tensor(places, device=device))
+            same = [row for row, _ in live] == before
+            cache.select(torch.tensor(places, device=device), same_audio=same)
             last = torch.tensor([[text.tokens[-1]] for _, text in live], device=device)
             hidden = decoder(last, cache)
     found = []

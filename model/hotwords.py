@@ -155,7 +155,8 @@ class TokenBias:
         self._opens = tokenizer.opens_word
         phrases = []
         for word in hotwords:
-            for text in {word.text, word.text.lower(), word.text.upper(), _capitals(word.text)}:
+            plain = word.text.replace("’", "'")  # as transcripts have it
+            for text in {plain, plain.lower(), plain.upper(), _capitals(plain)}:
                 phrase = []
                 for token in tokenizer.encode(text):
                     if self._opens[token]:

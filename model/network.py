@@ -210,10 +210,18 @@ class DecoderCache:
     text: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only the given rows (int64), in their order."""
-        self.audio = [(k[rows], v[rows]) for k, v in self.audio]
+    def select(self, rows: Tensor, *, same_audio: bool = False) -> None:
+        """Keep only the given rows (int64), in their order.
+
+        Args:
+            rows: int64; one may stand there several times.
+            same_audio: each comes from a row of the same clip as that whose place it takes, so that the
+                audio, most of what is kept, need not be copied.
+        """
         self.text = [(k[rows], v[rows]) for k, v in self.text]
+        if same_audio:
+            return
+        self.audio = [(k[rows], v[rows]) for k, v in self.audio]
         self.mask = None if self.mask is None else self.mask[rows]
 
 

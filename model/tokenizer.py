@@ -87,8 +87,11 @@ class Tokenizer:
 
     def prompt_after(self, text: str, most: int) -> tuple[int, ...]:
         """The prompt of a text that goes on after `text`, whose last `most` tokens are kept."""
-        before = self.encode(text)[-most:] if text.strip() else []
-        return (self.previous, *before, *self.prompt) if before else self.prompt
+        if not text.strip():
+            return self.prompt
+        special = self.pairs.get_added_tokens_decoder()  # a caller may write "<|endoftext|>"
+        before = [token for token in self.encode(text) if token not in special][-most:]
+        return (self.previous, *before, *self.prompt)
 
     @cached_property
     def suppressed(self) -> list[int]:
