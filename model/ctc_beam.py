@@ -14,10 +14,11 @@ from model.hotwords import LetterBias
 from model.language_model import UNKNOWN, WORD_BONUS, History, LanguageModel
 from model.tokenizer import Characters
 
-# Prefixes that are kept, and how improbable a letter may be in its frame to be tried (natural
-# logarithm); chosen on dev, see docs/experiments.md.
+# How many prefixes are kept at most, how far below the best, and how improbable a letter may be in its
+# frame to be tried (natural logarithms); chosen on dev, see docs/experiments.md.
 BEAMS = 16
-UNLIKELY = -7.0
+BELOW_BEST = 10.0
+UNLIKELY = -5.0
 # A frame where the blank is so probable says nothing but that no letter goes on.
 BLANK = -1e-3
 
@@ -112,10 +113,14 @@ class CTCBeamSearch:
             for prefix in reached:
                 prefix.blank, prefix.letter = prefix.next_blank, prefix.next_letter
                 prefix.next_blank = prefix.next_letter = _NEVER
-            ranked = sorted(reached, key=lambda prefix: prefix.score, reverse=True)
-            beams = ranked[:BEAMS]
-            for prefix in ranked[BEAMS:]:  # should it be reached again, it starts afresh
-                prefix.blank = prefix.letter = _NEVER
+            scored = sorted(((p.score, i, p) for i, p in enumerate(reached)), reverse=True)
+            least = scored[0][0] - BELOW_BEST
+            beams = []
+            for score, _, prefix in scored:
+                if score >= least and len(beams) < BEAMS:
+                    beams.append(prefix)
+                else:  # should it be reached again, it starts afresh
+                    prefix.blank = prefix.letter = _NEVER
         prefix = max(beams, key=lambda prefix: prefix.score + self._end(prefix))
         labels = []
         while prefix.before is not None:
