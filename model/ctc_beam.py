@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from model.hotwords import LetterBias
-from model.language_model import UNKNOWN, WORD_BONUS, History, LanguageModel
+from model.language_model import History, LanguageModel
 from model.tokenizer import Characters
 
 # How many prefixes are kept at most, how far below the best, and how improbable a letter may be in its
@@ -139,7 +139,7 @@ class CTCBeamSearch:
                 word = prefix.word + self._characters.decode([label])
                 # Charged at once, or such words would fill the beam until they end.
                 if self._is_known(prefix.word) and not self._is_known(word):
-                    earned += UNKNOWN
+                    earned -= self._language_model.unknown_cost
         longer = _Prefix(prefix, label, bias, word, history, prefix.earned + earned)
         prefix.longer[label] = longer
         return longer
@@ -155,12 +155,13 @@ class CTCBeamSearch:
 
     def _judge(self, prefix: _Prefix) -> tuple[History, float]:
         """The n-gram's history after the last word, and what its end earns."""
-        assert self._language_model is not None and prefix.history is not None
-        if self._language_model.knows(prefix.word):
-            history, judged = self._language_model.score(prefix.history, prefix.word)
-            return history, judged + WORD_BONUS
+        model = self._language_model
+        assert model is not None and prefix.history is not None
+        if model.knows(prefix.word):
+            return model.score(prefix.history, prefix.word)
+        # If no known word begins so, its cost was paid where that was seen.
         ends_early = self._is_known(prefix.word) and prefix.word not in self._bias.words
-        return self._language_model.unknown, WORD_BONUS + (UNKNOWN if ends_early else 0.0)
+        return model.unknown, model.word_bonus - (model.unknown_cost if ends_early else 0.0)
 
     def _end(self, prefix: _Prefix) -> float:
         """What the end of the text earns."""

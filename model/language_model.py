@@ -10,12 +10,6 @@ from typing import TypeAlias
 
 import kenlm
 
-# How much the n-gram counts beside the CTC head, what each word earns (an n-gram alone likes few words),
-# and what a word costs that it does not have; natural logarithm, chosen on dev, see docs/experiments.md.
-WEIGHT = 0.5
-WORD_BONUS = 1.5
-UNKNOWN = -6.0
-
 History: TypeAlias = kenlm.State
 
 
@@ -24,19 +18,33 @@ class LanguageModelError(ValueError):
 
 
 class LanguageModel:
-    """An n-gram of lower-case words.
-
-    Attributes:
-        start, unknown: the history where a text begins, and after a word that it does not have.
+    """An n-gram of lower-case words, and how much it counts beside the CTC head.
 
     Args:
         path: an ARPA file in UTF-8.
+        weight: of the logarithms of its probabilities.
+        word_bonus: what each word earns, since an n-gram alone likes few words; natural logarithm, as the
+            CTC head's. The three were chosen on dev, see docs/experiments.md.
+        unknown_cost: of a word that it does not have.
+
+    Attributes:
+        start, unknown: its history where a text begins, and after a word that it does not have.
 
     Raises:
         LanguageModelError: the file is not there, or not an ARPA file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        weight: float = 0.5,
+        word_bonus: float = 1.5,
+        unknown_cost: float = 12.0,
+    ) -> None:
+        self.weight = weight
+        self.word_bonus = word_bonus
+        self.unknown_cost = unknown_cost
         try:
             words = frozenset(_unigrams(path))
             config = kenlm.Config()
@@ -61,10 +69,10 @@ class LanguageModel:
         return letters in self._beginnings
 
     def score(self, history: History, word: str) -> tuple[History, float]:
-        """The history after a word that it knows, and what the word earns there."""
+        """The history after a word that it knows, and what the word earns."""
         after: History = kenlm.State()
         logprob = math.log(10) * self._model.BaseScore(history, word, after)
-        return after, WEIGHT * logprob
+        return after, self.weight * logprob + self.word_bonus
 
 
 def _unigrams(path: Path) -> Iterator[str]:

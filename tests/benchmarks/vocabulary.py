@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from handler.request import MOST_HOTWORDS
 from model.audio import load_audio
 from model.hotwords import Hotword
+from model.language_model import LanguageModel
 from model.recognizer import Mode, Recognizer, TranscribeOptions
 from training.manifest import Utterance, read_manifest
 from training.scoring import Pair, score
@@ -86,6 +87,7 @@ def main() -> None:
         "--mode", nargs="*", choices=("accurate", "fast"), default=["accurate", "fast"]
     )
     parser.add_argument("--prompt", action="store_true", help="also give the words as a prompt")
+    parser.add_argument("--language-model", type=Path, help="n-gram for mode fast, in ARPA format")
     args = parser.parse_args()
     recognizer = Recognizer.load(args.checkpoint)
     utterances, _ = read_manifest(args.manifest)
@@ -106,19 +108,28 @@ def main() -> None:
             flush=True,
         )
 
-    modes: list[Mode] = args.mode
-    for mode in modes:
-        if mode == "accurate":
-            row(mode, plain, plain_seconds)
-        else:
-            row(mode, *clips.texts(recognizer, TranscribeOptions(mode, False)))
+    def with_hotwords(mode: Mode, name: str) -> None:
         for weight in args.weights:
             hotwords = tuple(Hotword(word, weight) for word in words)
             options = TranscribeOptions(mode, False, hotwords=hotwords)
-            row(f"{mode}, hot words of weight {weight:g}", *clips.texts(recognizer, options))
+            row(f"{name}, hot words of weight {weight:g}", *clips.texts(recognizer, options))
+
+    if "accurate" in args.mode:
+        row("accurate", plain, plain_seconds)
+        with_hotwords("accurate", "accurate")
     if args.prompt:
         options = TranscribeOptions(word_timestamps=False, prompt=", ".join(words))
         row("accurate, the words as a prompt", *clips.texts(recognizer, options))
+    if "fast" in args.mode:
+        fast = TranscribeOptions("fast", word_timestamps=False)
+        row("fast", *clips.texts(recognizer, fast))
+        nobody_says = replace(fast, hotwords=(Hotword("zyzzyva"),))
+        row("fast, beam search alone", *clips.texts(recognizer, nobody_says))
+        with_hotwords("fast", "fast")
+        if args.language_model:
+            recognizer.language_model = LanguageModel(args.language_model)
+            row("fast, n-gram", *clips.texts(recognizer, fast))
+            with_hotwords("fast", "fast, n-gram")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 
 from model.ctc_beam import CTCBeamSearch
 from model.hotwords import Hotword, LetterBias
-from model.language_model import WEIGHT, LanguageModel, LanguageModelError
+from model.language_model import LanguageModel, LanguageModelError
 from model.tokenizer import Characters
 
 ARPA = """\\data\\
@@ -40,13 +40,13 @@ def arpa(tmp_path: Path) -> Path:
 
 
 def test_scores_are_those_of_the_file_with_backing_off(arpa: Path) -> None:
-    model = LanguageModel(arpa)
+    model = LanguageModel(arpa, weight=0.5, word_bonus=0.0)
     history, first = model.score(model.start, "the")  # <s> the: by backing off
-    assert first == pytest.approx(WEIGHT * -1.3 * 2.302585, rel=1e-5)
+    assert first == pytest.approx(0.5 * -1.3 * 2.302585, rel=1e-5)
     _, seen = model.score(history, "sail")
-    assert seen == pytest.approx(WEIGHT * -0.1 * 2.302585, rel=1e-5)
+    assert seen == pytest.approx(0.5 * -0.1 * 2.302585, rel=1e-5)
     _, afresh = model.score(model.unknown, "sail")
-    assert afresh == pytest.approx(WEIGHT * -1.5 * 2.302585, rel=1e-5)
+    assert afresh == pytest.approx(0.5 * -1.5 * 2.302585, rel=1e-5)
     assert model.knows("ships") and not model.knows("ship")
     assert model.knows_beginning("ship") and not model.knows_beginning("hips")
     assert not model.knows("<s>")

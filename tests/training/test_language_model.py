@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from model.language_model import WEIGHT, LanguageModel
+from model.language_model import LanguageModel
 from training.language_model import arpa, count, main, sentences_of
 
 TEXT = """CHAPTER ONE
@@ -22,7 +22,7 @@ THE END"""
 def estimated(text: str, order: int, folder: Path) -> LanguageModel:
     path = folder / "lm.arpa"
     path.write_text("\n".join(arpa(count(sentences_of(text), order))))
-    return LanguageModel(path)
+    return LanguageModel(path, weight=1.0, word_bonus=0.0)
 
 
 def test_sentences_are_cut_at_their_ends_and_at_empty_lines() -> None:
@@ -42,7 +42,7 @@ def test_after_any_history_the_probabilities_sum_to_one(order: int, tmp_path: Pa
     history = model.start
     for step in ["the", "whale", "saw", "the", "crew", "end", "one"]:
         assert model.knows(step)
-        total = sum(math.exp(model.score(history, w)[1] / WEIGHT) for w in [*words, "</s>"])
+        total = sum(math.exp(model.score(history, w)[1]) for w in [*words, "</s>"])
         assert total == pytest.approx(1, abs=1e-4)
         history, _ = model.score(history, step)
 
