@@ -23,7 +23,7 @@ class LanguageModel:
     Args:
         path: an ARPA file in UTF-8.
         weight: of the logarithms of its probabilities.
-        word_bonus: what each word earns, since an n-gram alone likes few words; natural logarithm, as the
+        word_bonus: what each word earns (an n-gram alone likes few words); natural logarithm, as the
             CTC head's. The three were chosen on dev, see docs/experiments.md.
         unknown_cost: of a word that it does not have.
 
