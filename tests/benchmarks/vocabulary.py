@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.vocabulary --manifest dev.jsonl --train train.jsonl [--weights 0.5 1 2]
 
-Hot words are the words of the manifest that the training manifest lacks and that mode `accurate` gets
-wrong without help. Every clip is given all of them, and as many distractors: rare words of training.
+Hot words are 50 words of the manifest that the training manifest lacks and that the mode gets wrong
+without help. Every clip is given all of them, and as many distractors: rare words of training.
 """
 
 import argparse
@@ -86,50 +86,48 @@ def main() -> None:
     parser.add_argument(
         "--mode", nargs="*", choices=("accurate", "fast"), default=["accurate", "fast"]
     )
-    parser.add_argument("--prompt", action="store_true", help="also give the words as a prompt")
     parser.add_argument("--language-model", type=Path, help="n-gram for mode fast, in ARPA format")
     args = parser.parse_args()
     recognizer = Recognizer.load(args.checkpoint)
     utterances, _ = read_manifest(args.manifest)
     clips = Clips(utterances, [load_audio(u.audio_filepath) for u in utterances])
     known = Counter(w for u in read_manifest(args.train)[0] for w in words_of(u.text))
-    plain, plain_seconds = clips.texts(recognizer, TranscribeOptions(word_timestamps=False))
-    drawn = random.Random(0)
-    candidates = sorted(missed(clips, plain, known))
-    sought = set(drawn.sample(candidates, min(len(candidates), MOST_HOTWORDS // 2)))
-    rare = sorted(word for word, n in known.items() if n == 1 and len(word) >= LETTERS)
-    words = [*sorted(sought), *drawn.sample(rare, len(sought))]
-    print(f"{len(candidates)} words are missed; sought: {', '.join(sorted(sought))}")
-    print("| | found | invented | WER | with one | without | RTFx |\n|---|---|---|---|---|---|---|")
+    modes: list[Mode] = args.mode
+    for mode in modes:
+        plain = TranscribeOptions(mode, word_timestamps=False)
+        texts, seconds = clips.texts(recognizer, plain)
+        drawn = random.Random(0)
+        candidates = sorted(missed(clips, texts, known))
+        sought = set(drawn.sample(candidates, min(len(candidates), MOST_HOTWORDS // 2)))
+        rare = sorted(word for word, n in known.items() if n == 1 and len(word) >= LETTERS)
+        words = [*sorted(sought), *drawn.sample(rare, len(sought))]
+        print(f"\n{mode} misses {len(candidates)} words; sought: {', '.join(sorted(sought))}\n")
+        print("| | found | invented | WER | clips with one | others | RTFx |")
+        print("|---|---|---|---|---|---|---|")
 
-    def row(name: str, texts: Sequence[str], seconds: float) -> None:
-        print(
-            f"| {name} | {report(clips, texts, sought)} | {clips.seconds / seconds:.0f} |",
-            flush=True,
-        )
+        def row(name: str, texts: Sequence[str], seconds: float, sought: set[str]) -> None:
+            rate = clips.seconds / seconds
+            print(f"| {name} | {report(clips, texts, sought)} | {rate:.0f} |", flush=True)
 
-    def with_hotwords(mode: Mode, name: str) -> None:
-        for weight in args.weights:
-            hotwords = tuple(Hotword(word, weight) for word in words)
-            options = TranscribeOptions(mode, False, hotwords=hotwords)
-            row(f"{name}, hot words of weight {weight:g}", *clips.texts(recognizer, options))
-
-    if "accurate" in args.mode:
-        row("accurate", plain, plain_seconds)
-        with_hotwords("accurate", "accurate")
-    if args.prompt:
-        options = TranscribeOptions(word_timestamps=False, prompt=", ".join(words))
-        row("accurate, the words as a prompt", *clips.texts(recognizer, options))
-    if "fast" in args.mode:
-        fast = TranscribeOptions("fast", word_timestamps=False)
-        row("fast", *clips.texts(recognizer, fast))
-        nobody_says = replace(fast, hotwords=(Hotword("zyzzyva"),))
-        row("fast, beam search alone", *clips.texts(recognizer, nobody_says))
-        with_hotwords("fast", "fast")
-        if args.language_model:
+        row(mode, texts, seconds, sought)
+        helped = [
+            (
+                f"hot words of weight {weight:g}",
+                replace(plain, hotwords=tuple(Hotword(word, weight) for word in words)),
+            )
+            for weight in args.weights
+        ]
+        if mode == "accurate":
+            helped.append(("the words as a prompt", replace(plain, prompt=", ".join(words))))
+        else:
+            nobody_says = replace(plain, hotwords=(Hotword("zyzzyva"),))
+            helped.insert(0, ("beam search alone", nobody_says))
+        for name, options in helped:
+            row(name, *clips.texts(recognizer, options), sought)
+        if mode == "fast" and args.language_model:
             recognizer.language_model = LanguageModel(args.language_model)
-            row("fast, n-gram", *clips.texts(recognizer, fast))
-            with_hotwords("fast", "fast, n-gram")
+            for name, options in [("alone", plain), *helped[1:]]:
+                row(f"n-gram, {name}", *clips.texts(recognizer, options), sought)
 
 
 if __name__ == "__main__":
