@@ -32,6 +32,7 @@ class AsrHandler:
         Raises:
             pydantic.ValidationError: for a wrong `handler:` section.
             model.checkpoint.CheckpointError: for a damaged checkpoint.
+            model.language_model.LanguageModelError: for an n-gram that is missing or damaged.
         """
         config = read_handler_config(context.model_yaml_config)
         threads = config.cpu_threads or threads_for_worker(workers_of(context.model_yaml_config))
@@ -45,11 +46,13 @@ class AsrHandler:
             device = f"cuda:{properties['gpu_id']}"
         elif device == "auto":  # TorchServe gives no GPU, even if there is one
             device = "cpu"
+        archive = Path(properties["model_dir"])
         recognizer = Recognizer.load(
-            Path(properties["model_dir"]) / config.checkpoint,
+            archive / config.checkpoint,
             device=device,
             dtype=config.dtype,
             max_batch_seconds=config.max_batch_seconds,
+            language_model=archive / config.language_model if config.language_model else None,
         )
         transcriber = BatchTranscriber(recognizer, config, threads)
         transcriber.warm_up(config.warmup_seconds)

@@ -158,6 +158,8 @@ class BatchTranscriber:
                 TranscribeOptions(
                     mode=item.options.mode,
                     word_timestamps=item.options.response_format in WITH_TIMES,
+                    prompt=item.options.prompt,
+                    hotwords=item.options.hotwords,
                 )
                 for item in decoded
             ],

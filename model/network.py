@@ -260,13 +260,21 @@ class DecoderCache:
             more = (0, 0, 0, lacking + ROOM_STEP)
             self.text = [(F.pad(k, more), F.pad(v, more)) for k, v in self.text]
 
-    def select(self, rows: list[int]) -> None:
-        """Keep only the given rows, in their order."""
+    def select(self, rows: list[int], *, same_audio: bool = False) -> None:
+        """Keep only the given rows, in their order.
+
+        Args:
+            rows: one may stand there several times.
+            same_audio: each comes from a row of the same clip as that whose place it takes, so that the
+                audio, most of what is kept, need not be copied.
+        """
         chosen = torch.tensor(rows, device=self.audio[0][0].device)
-        self.audio = [(k[chosen], v[chosen]) for k, v in self.audio]
         self.text = [(k[chosen], v[chosen]) for k, v in self.text]
-        self.mask = None if self.mask is None else self.mask[chosen]
         self.lengths = [self.lengths[row] for row in rows]
+        if same_audio:
+            return
+        self.audio = [(k[chosen], v[chosen]) for k, v in self.audio]
+        self.mask = None if self.mask is None else self.mask[chosen]
 
 
 class Decoder(nn.Module):

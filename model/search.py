@@ -1,5 +1,6 @@
 """From the encoder's output to text: greedy attention search and greedy CTC."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from model.tokenizer import Characters, Tokenizer
 COMPRESSION_RATIO_LIMIT = 2.4
 NO_SPEECH_LIMIT = 0.6
 AVG_LOGPROB_LIMIT = -1.0
+
+# A token below one half may have a rival that leads to a more probable text. On dev such clips (half of
+# them) hold all that beam search gains (docs/experiments.md).
+BEAM_LOGPROB_LIMIT = math.log(0.5)
 
 # Fast speech has about 6 tokens a second; a text beyond twice that is made up.
 TOKENS_PER_SECOND = 12
@@ -72,15 +77,49 @@ def cycle_length(tokens: Sequence[int]) -> int | None:
     return None
 
 
+def most_tokens(decoder: Decoder, frames: Tensor, prompt_length: int) -> list[int]:
+    """How many tokens the text of each clip may have that has this many valid frames."""
+    room = decoder.embed_positions.num_embeddings - prompt_length
+    return [
+        min(room, TOKENS_AT_LEAST + TOKENS_PER_SECOND * n // ENCODER_FRAMES_PER_SECOND)
+        for n in frames.tolist()
+    ]
+
+
+def barred_tokens(decoder: Decoder, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """What is added to the scores so that some tokens are never written; and to those of the first."""
+    weight = decoder.embed_tokens.weight
+    barred = torch.zeros(len(weight), device=weight.device)
+    barred[tokenizer.suppressed] = -torch.inf
+    barred_first = barred.clone()
+    barred_first[tokenizer.suppressed_first] = -torch.inf
+    return barred, barred_first
+
+
+def no_speech_probs(decoder: Decoder, hidden: Tensor, tokenizer: Tokenizer) -> list[float]:
+    """Probability of no speech in each clip.
+
+    Args:
+        decoder: of the network.
+        hidden: (batch, length, width), what it made of the prompt, from the start token on.
+        tokenizer: knows the no-speech token.
+    """
+    # Whisper was taught it at the position of the start token.
+    probs = decoder.scores(hidden[:, 0]).float().softmax(-1)
+    return probs[:, tokenizer.no_speech].tolist()
+
+
 class _Row:
     """A text in the making.
 
     Args:
+        prompt: tokens that come before it.
         limit: most tokens that the audio can hold.
         draft: a guess at the text.
     """
 
-    def __init__(self, limit: int, draft: Draft | None) -> None:
+    def __init__(self, prompt: Sequence[int], limit: int, draft: Draft | None) -> None:
+        self.prompt = prompt
         self.limit = limit
         self.draft = draft
         self.tokens: list[int] = []
@@ -112,6 +151,7 @@ def greedy_search(
     frames: Tensor,
     tokenizer: Tokenizer,
     drafts: Sequence[str] | None = None,
+    prompts: Sequence[Sequence[int]] | None = None,
 ) -> list[Decoded]:
     """Write the most probable next token of every clip until each has ended.
 
@@ -124,28 +164,23 @@ def greedy_search(
         decoder: of the network.
         encoded: (batch, length, width), the encoder's output.
         frames: int64 (batch,), valid frames of each clip.
-        tokenizer: gives the prompt and the tokens that may not be written.
+        tokenizer: says which tokens may not be written.
         drafts: for each clip, what its text may be like: lower-case words.
+        prompts: of each clip, all of one length; `tokenizer.prompt` if None.
 
     Returns:
         One for each clip, in order.
     """
     device = encoded.device
-    prompt = list(tokenizer.prompt)
-    room = decoder.embed_positions.num_embeddings - len(prompt)
-    texts = drafts or [""] * len(encoded)
+    prompts = prompts or [tokenizer.prompt] * len(encoded)
+    prompt_length = len(prompts[0])
+    limits = most_tokens(decoder, frames, prompt_length)
     rows = [
-        _Row(
-            min(room, TOKENS_AT_LEAST + TOKENS_PER_SECOND * n // ENCODER_FRAMES_PER_SECOND),
-            Draft(text, tokenizer) if text else None,
-        )
-        for n, text in zip(frames.tolist(), texts, strict=True)
+        _Row(prompt, limit, Draft(text, tokenizer) if text else None)
+        for prompt, limit, text in zip(prompts, limits, drafts or [""] * len(limits), strict=True)
     ]
     cache = decoder.start(encoded, frames, remember=True)
-    barred = torch.zeros(decoder.embed_tokens.num_embeddings, device=device)
-    barred[tokenizer.suppressed] = -torch.inf
-    barred_first = barred.clone()
-    barred_first[tokenizer.suppressed_first] = -torch.inf
+    barred, barred_first = barred_tokens(decoder, tokenizer)
 
     no_speech: list[float] = []
     held = rows  # those that the cache holds
@@ -155,16 +190,16 @@ def greedy_search(
         most = min(most, max(1, ROWS_A_PASS // len(held) - 1))
         guesses = [[] if row.ended else row.guess(most) for row in held]
         fed = [
-            (prompt if first else row.tokens[-1:]) + guess
+            [*(row.prompt if first else row.tokens[-1:]), *guess]
             for row, guess in zip(held, guesses, strict=True)
         ]
         longest = max(map(len, fed))
         fed = [tokens + [tokenizer.end] * (longest - len(tokens)) for tokens in fed]
         hidden = decoder(torch.tensor(fed, device=device), cache)
-        if first:  # Whisper was taught no-speech at the position of the start token
-            probs = decoder.scores(hidden[:, 0]).float().softmax(-1)
-            no_speech = probs[:, tokenizer.no_speech].tolist()
-            hidden = hidden[:, len(prompt) - 1 :]
+        if first:
+            hidden = hidden[:, prompt_length - len(tokenizer.prompt) :]
+            no_speech = no_speech_probs(decoder, hidden, tokenizer)
+            hidden = hidden[:, len(tokenizer.prompt) - 1 :]
         # Of each row that is being written: the places after its last token and after each guess.
         places = [
             (i, place)
@@ -196,7 +231,7 @@ def greedy_search(
             cache.select(going)
             held = [held[i] for i in going]
         # The last token has not been read yet, and guesses after it are taken back.
-        cache.lengths = [0 if row.ended else len(prompt) + len(row.tokens) - 1 for row in held]
+        cache.lengths = [0 if row.ended else prompt_length + len(row.tokens) - 1 for row in held]
     return [
         Decoded(tuple(row.tokens), tuple(row.logprobs), probability, row.looped)
         for row, probability in zip(rows, no_speech, strict=True)

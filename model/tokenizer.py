@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer as BytePairs
+from torch import Tensor
 
 # Characters of music, brackets and markup: text that tells of a sound instead of speech, such as
 # "[applause]" or "♪". Whisper learnt them from subtitles; a transcript does not want them.
@@ -44,6 +46,7 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self.language = language
         self.end = self._special("<|endoftext|>")
+        self.previous = self._special("<|startofprev|>")
         start = self._special("<|startoftranscript|>")
         no_timestamps = self._special("<|notimestamps|>")
         # Older files say <|nocaptions|>, for the same token.
@@ -122,6 +125,14 @@ class Tokenizer:
                 yield places, text
                 places = ()
 
+    def prompt_after(self, text: str, most: int) -> tuple[int, ...]:
+        """The prompt of a text that goes on after `text`, whose last `most` tokens are kept."""
+        if not text.strip():
+            return self.prompt
+        special = self.pairs.get_added_tokens_decoder()  # a caller may write "<|endoftext|>"
+        before = [token for token in self.encode(text) if token not in special][-most:]
+        return (self.previous, *before, *self.prompt)
+
     @cached_property
     def suppressed(self) -> list[int]:
         """Tokens that a transcript never holds: non-speech symbols, and all special but the end."""
@@ -147,6 +158,20 @@ class Tokenizer:
     def suppressed_first(self) -> list[int]:
         """Tokens that no text begins with: a lone space."""
         return self.pairs.encode(" ", add_special_tokens=False).ids
+
+    @cached_property
+    def opens_word(self) -> Tensor:
+        """bool (vocabulary,): True where a token cannot go on with the word before it.
+
+        Those begin with a space or a sign, or are special; so does the end. Half of a character, which
+        decodes to U+FFFD, goes on.
+        """
+        special = self.pairs.get_added_tokens_decoder()
+        opens = torch.ones(self.vocabulary, dtype=torch.bool)
+        for token in range(self.pairs.get_vocab_size()):
+            first = self.pairs.decode([token])[:1]
+            opens[token] = token in special or not (first.isalnum() or first == "\ufffd")
+        return opens
 
 
 class Characters:

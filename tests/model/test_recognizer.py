@@ -16,6 +16,7 @@ from whisper_normalizer.english import EnglishTextNormalizer
 from model.audio import load_audio
 from model.checkpoint import load_checkpoint
 from model.confidence import Calibration, Calibrations
+from model.hotwords import Hotword
 from model.recognizer import Recognizer, TranscribeOptions
 from model.search import Decoded
 from model.tokenizer import Characters
@@ -25,6 +26,13 @@ from tests.random_checkpoint import SHIPPED
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FAST, ACCURATE = TranscribeOptions(mode="fast"), TranscribeOptions(mode="accurate")
+SOUND_ALIKE = (Hotword("metres"), Hotword("overknight"), Hotword("Kubernetes"))
+WITH_HELP = [
+    TranscribeOptions(hotwords=SOUND_ALIKE),
+    TranscribeOptions("fast", hotwords=SOUND_ALIKE),
+    TranscribeOptions(prompt="The river was quiet."),
+    TranscribeOptions(prompt="Flood", hotwords=SOUND_ALIKE),
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,7 @@ def test_padding_does_not_leak_encoder_and_ctc(random_recognizer, sound, clips):
 @pytest.mark.slow
 @given(
     order=st.permutations(range(6)),
-    modes=st.lists(st.sampled_from([FAST, ACCURATE]), min_size=6, max_size=6),
+    modes=st.lists(st.sampled_from([FAST, ACCURATE, *WITH_HELP]), min_size=6, max_size=6),
 )
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_batch_gives_the_texts_of_its_items(shipped_recognizer, speech, order, modes):
@@ -71,6 +79,31 @@ def test_a_batch_gives_the_texts_of_its_items(shipped_recognizer, speech, order,
         (alone,) = shipped_recognizer.transcribe([waveform], mode).transcripts
         assert transcript.text == alone.text
         assert [w.start for w in transcript.words] == [w.start for w in alone.words]
+
+
+@pytest.mark.parametrize("mode", ["accurate", "fast"])
+def test_a_hot_word_is_written_where_it_sounds_so_and_nowhere_else(
+    shipped_recognizer, speech, mode
+):
+    news, short = speech[0], speech[5]
+    plain = TranscribeOptions(mode, False)
+    hot = TranscribeOptions(mode, False, hotwords=SOUND_ALIKE)
+    before = [t.text for t in shipped_recognizer.transcribe([news, short], plain).transcripts]
+    after = [t.text for t in shipped_recognizer.transcribe([news, short], hot).transcripts]
+    assert "metres" not in before[0] and "metres" in after[0]
+    assert "Kubernetes".lower() not in after[0].lower()
+    assert after[1] == before[1]
+
+
+def test_a_prompt_is_gone_on_with(shipped_recognizer, speech):
+    def text(prompt):
+        options = TranscribeOptions(word_timestamps=False, prompt=prompt)
+        return shipped_recognizer.transcribe([speech[0]], options).transcripts[0].text
+
+    plain, british = text(""), text("Ten metres, five metres, seven metres of water.")
+    assert "meters" in plain and "metres" in british
+    assert text("   ") == plain
+    assert text("water " * 5000)  # the last of it is kept
 
 
 def test_silence_has_no_text(random_recognizer):

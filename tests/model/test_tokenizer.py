@@ -66,6 +66,18 @@ def test_the_prompt_of_an_english_model_names_no_language():
     assert tokenizer.prompt == (50258, 50363)
 
 
+def test_a_prompt_stands_before_the_start_and_its_end_counts(shipped):
+    words = shipped.encode("the first second third")
+    assert shipped.prompt_after("the first second third", 3) == (
+        50361,
+        *words[-3:],
+        *shipped.prompt,
+    )
+    assert shipped.prompt_after(" \n", 3) == shipped.prompt
+    sly = shipped.prompt_after("go <|endoftext|><|startoftranscript|> on", 9)
+    assert not {50257, 50258} & set(sly[: -len(shipped.prompt)])
+
+
 def test_words_may_be_written_and_symbols_may_not(shipped):
     banned = set(shipped.suppressed)
     assert not banned & set(shipped.encode("It's five o'clock, a well-known 20% or $5."))
