@@ -48,12 +48,12 @@ def beam_search(
     frames: Tensor,
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
-    biases: Sequence[TokenBias],
+    biases: Sequence[TokenBias | None],
     beam_size: int,
 ) -> list[Decoded]:
     """Find the text of every clip that is most probable with the bonus of its hot words.
 
-    Arguments and result as for `model.search.greedy_search`; `biases` holds each clip's hot words,
+    Arguments and result as for `model.search.greedy_search`; `biases` holds each clip's hot words or None,
     `beam_size` says how many texts are kept of each clip.
     """
     device = encoded.device
@@ -64,18 +64,23 @@ def beam_search(
     no_speech = no_speech_probs(decoder, hidden[:, -len(tokenizer.prompt) :], tokenizer)
     ended: list[_Text | None] = [None] * len(limits)
     # Beside each text its clip.
-    live = [(row, _Text((), (), 0.0, 0.0, bias.start)) for row, bias in enumerate(biases)]
+    live = [
+        (row, _Text((), (), 0.0, 0.0, bias.start if bias else 0)) for row, bias in enumerate(biases)
+    ]
     while live:
         scores = decoder.scores(hidden[:, -1]).float()
         scores += barred if live[0][1].tokens else barred_first
-        logprobs = scores.log_softmax(-1)
-        bonuses = torch.stack([biases[row].bonuses(text.state) for row, text in live]).to(device)
+        total = scores.logsumexp(-1, keepdim=True)
+        bonuses = torch.zeros_like(scores)
+        for place, (row, text) in enumerate(live):
+            if bias := biases[row]:
+                bonuses[place] = bias.bonuses(text.state).to(device)
         # One more than goes on: the end may be among them.
-        chosen = (logprobs + bonuses).topk(beam_size + 1).indices
+        chosen = (scores + bonuses).topk(beam_size + 1).indices
         steps = zip(
             live,
             chosen.tolist(),
-            logprobs.gather(1, chosen).tolist(),
+            (scores.gather(1, chosen) - total).tolist(),
             bonuses.gather(1, chosen).tolist(),
             strict=True,
         )
@@ -102,7 +107,8 @@ def beam_search(
                     ended[row] = text
                     continue
                 tokens = (*text.tokens, token)
-                state = biases[row].step(text.state, token)
+                bias = biases[row]
+                state = bias.step(text.state, token) if bias else 0
                 looped = len(tokens) >= limits[row] or cycle_length(tokens) is not None
                 text = replace(text, tokens=tokens, state=state, looped=looped)
                 if looped:

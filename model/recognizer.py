@@ -79,7 +79,7 @@ class TranscribeOptions:
     word_timestamps: bool = True
     prompt: str = ""
     hotwords: tuple[Hotword, ...] = ()
-    beam_size: int = 5
+    beam_size: int = 3
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,9 @@ class Recognizer:
         for rows in _of_one_kind(again, lambda i: (len(prompts[i]), pieces[i].options.beam_size)):
             # The pieces of a recording have the same hot words.
             wanted = [pieces[i].options.hotwords for i in rows]
-            biases = {words: TokenBias(words, self.tokenizer) for words in set(wanted)}
+            biases = {
+                words: TokenBias(words, self.tokenizer) if words else None for words in set(wanted)
+            }
             decoded = beam_search(
                 self.network.decoder,
                 encoded[rows],
