@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint import CARD
-from training.gate import Decision
 
 
 def release_card(
     checkpoint: Path,
     metrics: Mapping[str, Any],
-    decision: Decision,
+    verdict: str,
     lineage: Mapping[str, str],
 ) -> str:
     """Markdown for a candidate: figures and lineage first, then how it was trained.
@@ -19,6 +18,7 @@ def release_card(
     Args:
         checkpoint: the candidate's folder.
         metrics: its metrics.json.
+        verdict: what the gate said.
         lineage: what it was made from, as name and value: data, start, code.
     """
     trained = (checkpoint / CARD).read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def release_card(
     made_from = "\n".join(f"| {name} | `{value}` |" for name, value in lineage.items())
     return (
         "# Steno, retrained\n\n"
-        f"{decision.reason}\n\n"
+        f"{verdict}\n\n"
         "| | |\n|---|---|\n"
         f"{made_from}\n\n"
         "| | WER | 95 % interval | CER | s of audio in a second |\n|---|---|---|---|---|\n"

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
@@ -10,10 +11,14 @@ class Termination:
     """A context in which SIGTERM ends nothing, but is remembered as `asked`.
 
     Off the main thread, where Python allows no handlers, SIGTERM works as ever.
+
+    Args:
+        then: called when the signal comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, then: Callable[[], object] = lambda: None) -> None:
         self.asked = False
+        self._then = then
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -36,3 +41,4 @@ class Termination:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        self._then()

@@ -1,0 +1,26 @@
+"""The pipeline as the YAML that Kubeflow takes."""
+
+import tempfile
+from pathlib import Path
+
+import yaml
+from kfp import compiler
+
+from kfp_pipelines.components import IMAGE
+from kfp_pipelines.pipeline import retraining
+
+COMPILED = Path(__file__).resolve().parent / "retraining.yaml"
+
+
+def compile_yaml(image: str = IMAGE) -> str:
+    """Compile the pipeline; its steps run in `image`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "retraining.yaml"
+        compiler.Compiler().compile(retraining, str(path))
+        return path.read_text(encoding="utf-8").replace(f"image: {IMAGE}", f"image: {image}")
+
+
+def specification(image: str = IMAGE) -> dict[str, object]:
+    """The pipeline as the API takes it within a run."""
+    pipeline, platforms = yaml.safe_load_all(compile_yaml(image))
+    return {"pipeline_spec": pipeline, "platform_spec": platforms}
