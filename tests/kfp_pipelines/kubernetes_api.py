@@ -1,0 +1,109 @@
+"""Enough of the Kubernetes API for one Deployment: patched, read, and rolled out look by look."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+TOKEN = "kubernetes-secret-token"
+
+
+class KubernetesApi:
+    """A server on 127.0.0.1; each look at the Deployment takes the roll-out one pod further."""
+
+    def __init__(self, name: str = "steno", replicas: int = 2) -> None:
+        self.name, self.replicas = name, replicas
+        self.generation = 1
+        self.ready = replicas
+        self.stuck: str | None = None
+        self.annotations: dict[str, str] = {}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def write_kubeconfig(self, path: Path, token: str = TOKEN) -> None:
+        """Write the file by which clients find this server."""
+        server = f"http://127.0.0.1:{self._server.server_port}"
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "here",
+            "clusters": [{"name": "here", "cluster": {"server": server}}],
+            "users": [{"name": "me", "user": {"token": token}}],
+            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+        }
+        path.write_text(json.dumps(config))
+
+    def deployment(self) -> dict[str, Any]:
+        """The Deployment as it is now."""
+        condition = {"type": "Progressing", "status": "False" if self.stuck else "True"}
+        condition |= {"reason": "ProgressDeadlineExceeded", "message": self.stuck or ""}
+        return {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": self.name, "generation": self.generation},
+            "spec": {
+                "replicas": self.replicas,
+                "selector": {"matchLabels": {"app": self.name}},
+                "template": {"metadata": {"annotations": self.annotations}},
+            },
+            "status": {
+                "observedGeneration": self.generation,
+                "replicas": self.replicas,
+                "updatedReplicas": self.ready,
+                "availableReplicas": self.ready,
+                "conditions": [condition],
+            },
+        }
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self._is_ours():
+                    api.ready += api.ready < api.replicas and not api.stuck
+                    self._answer(200, api.deployment())
+
+            def do_PATCH(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self._is_ours():
+                    api.annotations |= body["spec"]["template"]["metadata"]["annotations"]
+                    api.generation += 1
+                    api.ready = 0
+                    self._answer(200, api.deployment())
+
+            def _is_ours(self) -> bool:
+                if self.headers["Authorization"] != f"Bearer {TOKEN}":
+                    self._answer(401, {"kind": "Status", "code": 401})
+                elif self.path != f"/apis/apps/v1/namespaces/speech/deployments/{api.name}":
+                    self._answer(404, {"kind": "Status", "code": 404})
+                else:
+                    return True
+                return False
+
+            def _answer(self, status: int, body: dict[str, Any]) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
