@@ -303,6 +303,7 @@ def measure(
     """
     accepted: list[Found] = []
     refusals: list[Refusal] = []
+    seen: dict[str, Measured] = {}  # by the audio's SHA-256
     decode = partial(_measure, limits=AudioLimits(max_seconds=criteria.max_seconds))
     with _workers(workers) as mapped:
         outcomes = tqdm(
@@ -319,22 +320,29 @@ def measure(
                 refusals.append(Refusal(kind, str(outcome), source, utterance))
             elif unfit := _unfit(outcome.utterance, criteria):
                 refusals.append(Refusal(*unfit, source, utterance))
+            elif same := seen.get(outcome.audio_sha256):
+                refusals.append(_duplicate(outcome, same, source))
             else:
+                seen[outcome.audio_sha256] = outcome
                 accepted.append((outcome, source))
     return accepted, refusals
 
 
 def _unique(entries: Sequence[Found]) -> tuple[list[Measured], list[Refusal]]:
-    """The first of each recording, and the others as refused."""
+    """The first of each recording, and the others as refused: parts may share what each holds once."""
     kept: dict[str, Measured] = {}  # by the audio's SHA-256
     refusals: list[Refusal] = []
     for entry, source in entries:
         if same := kept.get(entry.audio_sha256):
-            reason = f"the same audio as {same.utterance.audio_filepath.name}, which is kept"
-            refusals.append(Refusal("duplicate audio", reason, source, entry.utterance))
+            refusals.append(_duplicate(entry, same, source))
         else:
             kept[entry.audio_sha256] = entry
     return list(kept.values()), refusals
+
+
+def _duplicate(entry: Measured, kept: Measured, source: Path) -> Refusal:
+    reason = f"the same audio as {kept.utterance.audio_filepath.name}, which is kept"
+    return Refusal("duplicate audio", reason, source, entry.utterance)
 
 
 @contextmanager
