@@ -63,6 +63,7 @@ COPY model model
 COPY store store
 COPY training training
 COPY kfp_pipelines kfp_pipelines
+COPY k8s/trainjob.yaml k8s/
 ARG COMMIT=unknown
 # The scratch folder is where the pipeline mounts a disk; matplotlib wants a folder of its own.
 ENV STENO_COMMIT=${COMMIT} \

@@ -17,7 +17,7 @@ def compile_yaml(image: str = IMAGE) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "retraining.yaml"
         compiler.Compiler().compile(retraining, str(path))
-        return path.read_text(encoding="utf-8").replace(f"image: {IMAGE}", f"image: {image}")
+        return path.read_text(encoding="utf-8").replace(IMAGE, image)
 
 
 def specification(image: str = IMAGE) -> dict[str, object]:

@@ -84,6 +84,8 @@ def train(
     overrides: dict,
     punctuate: bool,
     int8: bool,
+    nodes: int,
+    gpus_per_node: int,
     model: Output[Model],
     learning_curve: Output[HTML],
 ) -> None:
@@ -94,7 +96,16 @@ def train(
 
     chosen = {"epochs": epochs, "optimizer.learning_rate": learning_rate, **overrides}
     page = steps.train(
-        store, Path(data.path), start, recipe, chosen, punctuate, int8, Path(model.path)
+        store,
+        Path(data.path),
+        start,
+        recipe,
+        chosen,
+        punctuate,
+        int8,
+        nodes,
+        gpus_per_node,
+        Path(model.path),
     )
     model.metadata.update(start=start, data_fingerprint=data.metadata.get("fingerprint", ""))
     Path(learning_curve.path).write_text(page, encoding="utf-8")

@@ -1,9 +1,10 @@
 """The training of one run, wherever it runs: a pipeline's step, or the pods of a TrainJob.
 
-    python -m kfp_pipelines.fit --task task.json --work FOLDER
+    python -m kfp_pipelines.fit --store s3://bucket/prefix --task KEY --work FOLDER
 
-`--work` then holds `start/`, `data/` and `run/`. With several GPUs or nodes, torchrun starts this
-module again for each (`--worker`). A run that was stopped anywhere goes on from what the store keeps.
+The task lies in the store. `--work` then holds `start/`, `data/` and `run/`. With several GPUs or
+nodes, torchrun starts this module again for each (`--worker`). A run that was stopped anywhere goes
+on from what the store keeps.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from kfp_pipelines.data import fetch_prepared
+from kfp_pipelines.train_job import run_train_job
 from kfp_pipelines.training_state import KeptRun
 from store import ModelStore, StoreConfig, StoreError, open_objects
 from training.config import TrainConfig
@@ -64,6 +67,20 @@ class FitTask(BaseModel):
         content = self.model_dump(mode="json", exclude={"store"})
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"runs/training/{digest}.tar"
+
+    @property
+    def name(self) -> str:
+        """The key's digest, short enough for a folder or a job."""
+        return Path(self.key).stem[:16]
+
+    def keep(self) -> str:
+        """Put the task into the store, for other machines; its key there."""
+        key = self.key.replace(".tar", ".json")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "task.json"
+            path.write_text(self.model_dump_json(), encoding="utf-8")
+            open_objects(self.store).upload(path, key)
+        return key
 
     def config(self, work: Path) -> TrainConfig:
         """The training's configuration.
@@ -191,16 +208,49 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
+def read_task(store: str | None, name: str) -> FitTask:
+    """Return the task under a key of the store, or in a file."""
+    if store is None:
+        return FitTask.model_validate_json(Path(name).read_text(encoding="utf-8"))
+    return FitTask.model_validate_json(open_objects(StoreConfig(url=store)).read(name).data)
+
+
+def fit_on_nodes(task: FitTask, work: Path, nodes: int, image: str) -> Path:
+    """Have a TrainJob do the training, and take the run from the store.
+
+    Raises:
+        TrainJobError: the job failed.
+        FitError: the settings are refused, or the job left no finished run.
+    """
+    config = task.config(work)
+    kept = KeptRun(open_objects(task.store), task.key, config.output)
+    if not (kept.fetch() and kept.finished):
+        values: dict[str, str | int] = {
+            "NAME": f"steno-{task.name}",
+            "IMAGE": image,
+            "NODES": nodes,
+            "GPUS": task.processes // nodes,
+            "STORE": task.store.url,
+            "TASK": task.keep(),
+            "COMMIT": task.commit,
+        }
+        run_train_job(values)
+        if not (kept.fetch() and kept.finished):
+            raise FitError(f"TrainJob {values['NAME']} ended without a finished run at {task.key}")
+    return config.output
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 1 when the training could not be done."""
     parser = argparse.ArgumentParser(prog="python -m kfp_pipelines.fit", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--task", type=Path, required=True, help="JSON that the pipeline wrote")
+    parser.add_argument("--store", help="where the task is kept; without it, in a file")
+    parser.add_argument("--task", required=True, help="key, or file, of what the pipeline wrote")
     parser.add_argument("--work", type=Path, required=True, help="folder on a fast disk")
     parser.add_argument("--worker", action="store_true", help="as one of torchrun's processes")
     options = parser.parse_args(arguments)
     try:
-        task = FitTask.model_validate_json(options.task.read_text(encoding="utf-8"))
+        task = read_task(options.store, options.task)
         if options.worker:
             work_as_one(task, options.work)
         else:

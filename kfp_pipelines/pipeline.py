@@ -77,6 +77,8 @@ def retraining(
     train_punctuate: bool = False,
     train_int8: bool = True,
     train_gpus: int = 1,
+    train_nodes: int = 1,
+    train_gpus_per_node: int = 8,
     train_node_selector: dict = {},  # noqa: B006
     gate_min_improvement: float = 0.002,
     gate_max_group_loss: float = 0.02,
@@ -113,7 +115,10 @@ def retraining(
         train_punctuate: Give texts without capitals and punctuation both, as the start model
             hears them.
         train_int8: Store the weights in int8, at half the size; faster on CPUs.
-        train_gpus: GPUs of the training pod.
+        train_gpus: GPUs of the training pod. 0 with several nodes, where it only waits.
+        train_nodes: Above 1, Kubeflow Trainer trains on so many nodes, with
+            train_gpus_per_node on each.
+        train_gpus_per_node: GPUs of each node, where there are several.
         train_node_selector: Labels of the nodes to train on, such as
             {"cloud.google.com/gke-accelerator": "nvidia-l4"}.
         gate_min_improvement: By how much the WER must be lower, as a share of the words: 0.002
@@ -164,7 +169,10 @@ def retraining(
             overrides=train_overrides,
             punctuate=train_punctuate,
             int8=train_int8,
+            nodes=train_nodes,
+            gpus_per_node=train_gpus_per_node,
         )
+        trained.set_env_variable("STENO_IMAGE", components.IMAGE)
         _on_gpu(trained, train_gpus, train_node_selector).set_display_name("Train")
         compared = components.evaluate(
             store=store,

@@ -26,7 +26,7 @@ from kfp_pipelines.data import (
     shard_names,
     write_archives,
 )
-from kfp_pipelines.fit import FitTask, fetch_checkpoint, fit, gpus
+from kfp_pipelines.fit import FitTask, fetch_checkpoint, fit, fit_on_nodes, gpus
 from kfp_pipelines.kubernetes_serving import KubernetesServing
 from kfp_pipelines.local_serving import LocalServing
 from kfp_pipelines.rollout import PROBE, Probe, RollOutError, Serving, roll_out
@@ -49,6 +49,8 @@ PRODUCTION, SHIPPED = "production", "shipped"
 SPLIT_FILES = ("train.jsonl", "dev.jsonl", "test.jsonl")
 # The release of `python -m kfp_pipelines run`, see local_serving; on a cluster there is none.
 LOCAL_RELEASE = "STENO_LOCAL_RELEASE"
+# The image that the pods of a TrainJob run; the pipeline sets it.
+IMAGE = "STENO_IMAGE"
 
 
 class StepError(ValueError):
@@ -212,9 +214,15 @@ def train(
     overrides: dict[str, JsonValue],
     punctuate: bool,
     int8: bool,
+    nodes: int,
+    gpus_per_node: int,
     model: Path,
 ) -> str:
     """Train, resuming what an earlier attempt left; the checkpoint is written to `model`.
+
+    Args:
+        nodes: above 1, a TrainJob does the work, with `gpus_per_node` processes on each; else this
+            process, with one process for each GPU that it sees.
 
     Returns:
         The learning curve as an HTML page.
@@ -227,14 +235,14 @@ def train(
         recipe=recipe,
         overrides=overrides,
         punctuate=punctuate,
-        processes=max(1, gpus()),
+        processes=nodes * gpus_per_node if nodes > 1 else max(1, gpus()),
         commit=commit(),
     )
     # The state names its files: every attempt needs the same place.
-    work = scratch() / "steno-training" / Path(task.key).stem[:16]
+    work = scratch() / "steno-training" / task.name
     work.mkdir(parents=True, exist_ok=True)
     try:
-        run = fit(task, work)
+        run = fit_on_nodes(task, work, nodes, os.environ[IMAGE]) if nodes > 1 else fit(task, work)
         average([run / "best"], model, int8=int8)
         return curve_page(run / "log.jsonl")
     finally:

@@ -1,4 +1,4 @@
-"""Enough of the Kubernetes API for one Deployment: patched, read, and rolled out look by look."""
+"""Enough of the Kubernetes API for one Deployment, rolled out look by look, and for TrainJobs."""
 
 import json
 import threading
@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 TOKEN = "kubernetes-secret-token"
+TRAIN_JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/default/trainjobs"
 
 
 class KubernetesApi:
@@ -19,6 +20,8 @@ class KubernetesApi:
         self.ready = replicas
         self.stuck: str | None = None
         self.annotations: dict[str, str] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.job_condition: dict[str, str] = {"type": "Complete", "status": "True"}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever)
 
@@ -75,10 +78,28 @@ class KubernetesApi:
         api = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path != TRAIN_JOBS:
+                    return self._answer(404, {"kind": "Status", "code": 404})
+                name = body["metadata"]["name"]
+                if name in api.jobs:
+                    return self._answer(409, {"kind": "Status", "code": 409})
+                api.jobs[name] = body
+                return self._answer(201, body)
+
+            def do_DELETE(self) -> None:
+                del api.jobs[self.path.removeprefix(f"{TRAIN_JOBS}/")]
+                self._answer(200, {"kind": "Status"})
+
             def do_GET(self) -> None:
+                if (name := self.path.removeprefix(f"{TRAIN_JOBS}/")) in api.jobs:
+                    status = {"conditions": [api.job_condition]}
+                    return self._answer(200, {**api.jobs[name], "status": status})
                 if self._is_ours():
                     api.ready += api.ready < api.replicas and not api.stuck
                     self._answer(200, api.deployment())
+                return None
 
             def do_PATCH(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
