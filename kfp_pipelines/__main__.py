@@ -17,13 +17,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kfp_pipelines.compiled import COMPILED, compile_yaml, specification
+from kfp_pipelines.compiled import (
+    COMPILED,
+    DOCUMENT,
+    compile_yaml,
+    parameter_table,
+    specification,
+)
 from kfp_pipelines.components import IMAGE
 from kfp_pipelines.local import RunFailed, local_session
 from kfp_pipelines.pipeline import NAME, retraining
 from kfp_pipelines.remote import Remote, RemoteError
 from kfp_pipelines.steps import StepError, store_config
 from store import StoreError
+from training.documents import fill
 
 
 class WrongParameter(ValueError):
@@ -87,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    options.output.write_text(compile_yaml(options.image), encoding="utf-8")
+    compiled = compile_yaml(options.image)
+    options.output.write_text(compiled, encoding="utf-8")
+    if options.output == COMPILED:
+        fill(DOCUMENT, "parameters", parameter_table(compiled))
     print(f"{options.output}: upload it in Kubeflow's UI, or `submit` it")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kfp_pipelines.compiled import COMPILED, compile_yaml
+from kfp_pipelines.compiled import COMPILED, DOCUMENT, compile_yaml, parameter_table
 
 CACHED = {"prepare", "merge", "train", "evaluate", "package"}
 
@@ -30,6 +30,10 @@ def tasks(documents: tuple[dict[str, Any], Any]) -> dict[str, Any]:
 
 def test_the_committed_yaml_is_in_step_with_the_code() -> None:
     assert COMPILED.read_text() == compile_yaml(), "run `python -m kfp_pipelines compile`"
+
+
+def test_the_document_tells_every_parameter() -> None:
+    assert parameter_table(compile_yaml()) in DOCUMENT.read_text()
 
 
 def test_every_parameter_has_a_description(documents: tuple[dict[str, Any], Any]) -> None:
