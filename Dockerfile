@@ -65,8 +65,10 @@ COPY training training
 COPY kfp_pipelines kfp_pipelines
 COPY k8s/trainjob.yaml k8s/
 ARG COMMIT=unknown
-# The scratch folder is where the pipeline mounts a disk; matplotlib wants a folder of its own.
+# The pipeline mounts a disk at /scratch; matplotlib wants a folder of its own.
+RUN install --directory --owner=steno --group=steno /scratch
 ENV STENO_COMMIT=${COMMIT} \
+    STENO_SCRATCH=/scratch \
     PYTHONPATH=/app \
     MPLCONFIGDIR=/tmp/matplotlib
 USER 1000:1000

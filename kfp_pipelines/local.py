@@ -1,5 +1,6 @@
 """The pipeline on this machine: the same definition, each step a process, TorchServe as the release."""
 
+import copy
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -67,9 +68,19 @@ class Runner:
             # Pods' resources and images mean nothing here.
             warnings.simplefilter("ignore")
             try:
-                retraining(store=self.store.url, **parameters)
+                _once()(store=self.store.url, **parameters)
             except RuntimeError as error:
                 raise RunFailed(str(error)) from None
+
+
+def _once() -> Any:
+    """The pipeline without further attempts: nobody takes this machine away in the meantime."""
+    pipeline = copy.deepcopy(retraining)
+    spec = pipeline.pipeline_spec
+    for graph in (spec.root, *spec.components.values()):
+        for task in graph.dag.tasks.values():
+            task.ClearField("retry_policy")
+    return pipeline
 
 
 @contextmanager

@@ -14,6 +14,7 @@ VARIABLES = (
     "AWS_DEFAULT_REGION",
 )
 TOKEN_SECRET, TOKEN_KEY = "steno-token", "token"
+# Where the image looks for space (STENO_SCRATCH).
 SCRATCH = "/scratch"
 
 
@@ -52,7 +53,7 @@ def _in_any_pod(task: dsl.PipelineTask) -> dsl.PipelineTask:
     task.set_retry(num_retries=3, backoff_duration="30s", backoff_factor=2.0)
     kubernetes.use_secret_as_env(task, SECRET, {name: name for name in VARIABLES}, optional=True)
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH)
-    return task.set_env_variable("STENO_SCRATCH", SCRATCH)
+    return task
 
 
 @dsl.pipeline(
@@ -84,6 +85,7 @@ def retraining(
     gate_max_group_loss: float = 0.02,
     gate_max_slowdown: float = 0.15,
     gate_highest_wer: float = 0.5,
+    evaluate_gpus: int = 1,
     serving_namespace: str = "steno",
     serving_deployment: str = "steno",
     serving_url: str = "http://steno.steno.svc:8080/predictions/asr",
@@ -127,6 +129,7 @@ def retraining(
             chance.
         gate_max_slowdown: Share of the speed that may be lost.
         gate_highest_wer: WER that a first version may have, with none in production.
+        evaluate_gpus: GPUs of the pod that compares; 0 compares on CPUs.
         serving_namespace: Namespace of the serving release.
         serving_deployment: Name of its Deployment.
         serving_url: Where the probe is sent after a roll-out.
@@ -180,7 +183,7 @@ def retraining(
             candidate=trained.outputs["model"],
             production=models.outputs["production"],
         )
-        _on_gpu(compared, 1, train_node_selector).set_display_name("Evaluate")
+        _on_gpu(compared, evaluate_gpus, train_node_selector).set_display_name("Evaluate")
         decided = components.gate(
             store=store,
             evaluation=compared.outputs["evaluation"],
