@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from store import Objects, StoreConfig, StoreError, open_objects
 from training.manifest import read_manifest
 from training.prepare import Criteria
@@ -118,12 +120,15 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _source(address: str, settings: StoreConfig) -> tuple[Objects, str]:
     """Split a manifest's address into the objects beside it and its name among them."""
-    parent, _, name = address.rpartition("/")
-    if not name or not (parent.startswith("s3://") or "://" not in address):
-        raise DataError(
-            f"{address!r} is no manifest; give s3://bucket/path/manifest.jsonl or a file"
-        )
-    return open_objects(settings.model_copy(update={"url": parent or "."})), name
+    parent, slash, name = address.rpartition("/")
+    wrong = f"{address!r} is no manifest; give s3://bucket/path/manifest.jsonl or a file"
+    if not name:
+        raise DataError(wrong)
+    try:
+        config = StoreConfig(**{**settings.model_dump(), "url": parent or slash or "."})
+    except ValidationError:
+        raise DataError(wrong) from None
+    return open_objects(config), name
 
 
 def shard_names(listing: Listing, count: int) -> list[str]:

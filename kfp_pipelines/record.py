@@ -66,7 +66,8 @@ def summary(found: dict[str, Note], ending: Ending, run: str) -> str:
         head = f"The run failed{f': {ending.error}' if ending.error else ''}."
         if last is not None:
             head += f" {last.text}"
-        head += " Nothing else was changed." if roll_out is None else ""
+        if "publish" not in found:
+            head += " Production was not changed."
     lines = [f"| {step} | {_cell(entry.text)} |" for step, entry in found.items()]
     table = "\n".join(["| step | |", "|---|---|", *lines]) if lines else "No step got to an end."
     return f"# Steno retraining\n\n{head}\n\n{table}\n\nRun `{run}`.\n"

@@ -6,7 +6,7 @@ Whatever fails, the pointer and the release go back to the version before.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +47,7 @@ class Endpoint:
     """Where recordings are posted, and with which headers."""
 
     url: str
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)  # the token
 
     def transcribe(self, recording: Path) -> str:
         """Return the text of a recording. Raises ServingError with the endpoint's own words."""

@@ -458,7 +458,12 @@ def put_into_production(
             serving = KubernetesServing(**ServingSettings(**settings).model_dump())
         except ValidationError as error:
             raise StepError(f"the serving release is not named: {_problems(error)}") from None
-    outcome = roll_out(models, serving, version, expected or None, evaluation / "probe")
+    try:
+        outcome = roll_out(models, serving, version, expected or None, evaluation / "probe")
+    except Conflict as error:
+        text = f"{version} was not rolled out: {error}. Start another run, which compares with it."
+        record.note(models.objects, run, "roll-out", text)
+        raise RollOutError(text) from None
     text = f"{outcome.state}: {outcome.reason}."
     if outcome.heard is not None:
         text = f"{version} is in production and wrote “{outcome.heard.strip()}” for the probe."

@@ -37,7 +37,7 @@ class KeptRun:
         self._ended = False
         self._wake = threading.Condition()
         self._sender = threading.Thread(target=self._send_all, daemon=True)
-        self._failed: StoreError | None = None
+        self._failed: StoreError | OSError | None = None
 
     @property
     def finished(self) -> bool:
@@ -74,7 +74,7 @@ class KeptRun:
             shutil.rmtree(superseded)
 
     def stop(self) -> None:
-        """Return when the newest snapshot is in the store. Raises StoreError if it is not."""
+        """Return when the newest snapshot is in the store. Raises what kept it from there."""
         with self._wake:
             self._ended = True
             self._wake.notify_all()
@@ -111,7 +111,7 @@ class KeptRun:
             try:
                 self._send(snapshot)
                 self._failed = None
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 self._failed = error
                 print(f"the state could not be kept, the training goes on: {error}", flush=True)
 

@@ -149,6 +149,21 @@ def test_a_roll_out_that_was_killed_can_be_repeated_and_still_goes_back(
     assert (outcome.state, serving(models)) == ("rolled back", "v1")
 
 
+def test_a_run_that_was_overtaken_says_so(
+    models: ModelStore,
+    store: StoreConfig,
+    url: str,
+    evaluation: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "KubernetesServing", lambda **_: Release(url, {}))
+    settings = {"namespace": "n", "deployment": "d", "url": "u"}
+    with pytest.raises(RollOutError, match="v1 is in production, not v0. Start another run"):
+        steps.put_into_production(store.url, "v2", "v0", evaluation, settings, "run-1")
+    assert "v2 was not rolled out" in record.notes(models.objects, "run-1")["roll-out"].text
+    assert serving(models) == "v1"
+
+
 def test_a_run_that_was_rolled_back_fails_and_its_summary_says_so(
     models: ModelStore,
     store: StoreConfig,

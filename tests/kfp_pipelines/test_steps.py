@@ -153,7 +153,7 @@ def test_the_summary_tells_each_step_in_order_and_reaches_the_webhook(
 
 def test_a_run_that_failed_at_once_has_a_summary_too(store: StoreConfig) -> None:
     text = steps.notify(store.url, "run-1", "FAILED", "ingest ended with 1", "")
-    assert "The run failed: ingest ended with 1. Nothing else was changed." in text
+    assert "The run failed: ingest ended with 1. Production was not changed." in text
     assert "No step got to an end." in text
 
 
