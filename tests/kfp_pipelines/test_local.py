@@ -6,6 +6,7 @@ import pytest
 
 from kfp_pipelines.local import RunFailed, local_session
 from kfp_pipelines.record import notes
+from kfp_pipelines.rollout import PROBE, Probe, roll_out
 from store import ModelStore, StoreConfig
 from tests.random_checkpoint import make_random_checkpoint
 from tests.retraining import PARAMETERS
@@ -47,7 +48,7 @@ def test_a_first_run_deploys_and_the_same_again_is_cached_and_refused(
         made = models.release("v2")
         assert made.parent == "v1" and len(made.data_fingerprint) == 64
         endpoint = release.take_up("v2")
-        endpoint.transcribe(FIXTURES / "short.wav")  # it answers with 200; the text is random
+        text = endpoint.transcribe(FIXTURES / "short.wav")  # of random weights, but the same again
         first = capfd.readouterr().out
         assert "v2 is in production and wrote" in first
 
@@ -59,6 +60,19 @@ def test_a_first_run_deploys_and_the_same_again_is_cached_and_refused(
         # Training prints its epochs; a step that is taken over from the cache prints nothing.
         assert "epoch 1:" in first and "epoch 1:" not in second
         assert "recordings accepted" in first and "recordings accepted" not in second
+
+        # An archive that no server can load is taken back, and the one before serves all the time.
+        (tmp_path / "broken.mar").write_bytes(b"no archive")
+        models.publish(
+            tmp_path / "broken.mar", version="v3", metrics={}, data_fingerprint="f", commit="c"
+        )
+        probe = Probe(recording="short.wav", text=text)
+        (tmp_path / "short.wav").write_bytes((FIXTURES / "short.wav").read_bytes())
+        (tmp_path / PROBE).write_text(probe.model_dump_json())
+        outcome = roll_out(models, release, "v3", "v2", tmp_path)
+        assert (outcome.state, outcome.serves) == ("rolled back", "v2")
+        assert endpoint.transcribe(FIXTURES / "short.wav") == text
+        capfd.readouterr()
 
         with pytest.raises(RunFailed):
             runner.run({**parameters, "data_manifest": f"s3://{BUCKET}/{prefix}/none.jsonl"})
