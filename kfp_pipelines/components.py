@@ -146,10 +146,9 @@ def gate(
     highest_wer: float,
     run: str,
     decision: Output[Markdown],
-) -> NamedTuple("Verdict", [("deploy", bool), ("reason", str)]):
+) -> bool:
     """Decide whether the candidate may replace what is in production."""
     from pathlib import Path
-    from typing import NamedTuple
 
     from kfp_pipelines import steps
 
@@ -161,14 +160,15 @@ def gate(
     }
     found = steps.gate(store, Path(evaluation.path), production, settings, run)
     Path(decision.path).write_text(found.markdown(), encoding="utf-8")
-    return NamedTuple("Verdict", [("deploy", bool), ("reason", str)])(found.deploy, found.reason)
+    decision.metadata["reason"] = found.reason
+    return found.deploy
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def package(
     candidate: Input[Model],
     evaluation: Input[Artifact],
-    reason: str,
+    decision: Input[Markdown],
     fingerprint: str,
     start: str,
     archive: Output[Model],
@@ -181,7 +181,11 @@ def package(
 
     lineage = {"data": fingerprint, "start": start, "code": steps.commit()}
     card = steps.package(
-        Path(candidate.path), Path(evaluation.path), reason, lineage, Path(archive.path)
+        Path(candidate.path),
+        Path(evaluation.path),
+        decision.metadata["reason"],
+        lineage,
+        Path(archive.path),
     )
     archive.metadata.update(lineage)
     Path(model_card.path).write_text(card, encoding="utf-8")

@@ -195,11 +195,11 @@ def retraining(
             run=run,
         )
         _small(decided).set_display_name("Gate")
-        with dsl.If(decided.outputs["deploy"] == True, name="deploy"):  # noqa: E712
+        with dsl.If(decided.outputs["Output"] == True, name="deploy"):  # noqa: E712
             packed = components.package(
                 candidate=trained.outputs["model"],
                 evaluation=compared.outputs["evaluation"],
-                reason=decided.outputs["reason"],
+                decision=decided.outputs["decision"],
                 fingerprint=merged.outputs["Output"],
                 start=models.outputs["start"],
             )
