@@ -2,7 +2,7 @@
 # Two images of one repository:
 #   docker build --target serve -t steno-serve:0.1.0 .
 #   docker build --target train -t steno-train:0.1.0 --build-arg COMMIT=$(git rev-parse HEAD) .
-# TORCH=cuda is the default; TORCH=cpu is for nodes without GPUs and needs TORCH_INDEX too (docker/install.sh).
+# TORCH=cuda is the default; TORCH=cpu is for nodes without GPUs and needs TORCH_INDEX too (images/install.sh).
 
 ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 
@@ -30,15 +30,15 @@ FROM packages AS serve-packages
 ARG TORCH=cuda
 ARG TORCH_INDEX=""
 COPY requirements/serving.txt requirements/
-COPY docker/install.sh docker/
-RUN docker/install.sh "${TORCH}" "${TORCH_INDEX}" requirements/serving.txt
+COPY images/install.sh images/
+RUN images/install.sh "${TORCH}" "${TORCH_INDEX}" requirements/serving.txt
 
 FROM packages AS train-packages
 ARG TORCH=cuda
 ARG TORCH_INDEX=""
 COPY requirements/training.txt requirements/pipelines.txt requirements/
-COPY docker/install.sh docker/
-RUN docker/install.sh "${TORCH}" "${TORCH_INDEX}" requirements/training.txt requirements/pipelines.txt
+COPY images/install.sh images/
+RUN images/install.sh "${TORCH}" "${TORCH_INDEX}" requirements/training.txt requirements/pipelines.txt
 
 # --- serve: TorchServe in the foreground -----------------------------------------------------------
 # The root file system may be read-only: what is written goes to /models (the archive) and /tmp.
