@@ -91,8 +91,9 @@ class Listing(_Record):
 
     def part(self, index: int, count: int) -> list[Recording]:
         """Part `index` of `count`; each recording is in one, and all have about as many seconds."""
-        by_length = sorted(self.recordings, key=lambda entry: (-entry.duration, entry.place))
-        return by_length[index::count]
+        by_length = sorted(range(len(self.recordings)), key=lambda i: -self.recordings[i].duration)
+        # In the listing's order: of equal recordings the first is kept, however many parts there are.
+        return [self.recordings[i] for i in sorted(by_length[index::count])]
 
 
 class Accepted(_Record):
