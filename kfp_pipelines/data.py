@@ -107,8 +107,14 @@ def _read_source(
         for utterance in utterances
         if (path := _relative(utterance.audio_filepath, folder))
     ]
+    # A reason may name a place in the temporary folder, another one each time.
     lines = [
-        RejectedLine(source=number, line=line.line, reason=line.reason, content=line.content)
+        RejectedLine(
+            source=number,
+            line=line.line,
+            reason=line.reason.replace(f"{folder}/", ""),
+            content=line.content,
+        )
         for line in rejected
     ]
     return recordings, lines

@@ -39,7 +39,7 @@ def test_recordings_in_s3_are_listed_prepared_and_stored_by_what_they_are(
     listing = list_speech(objects, speech, "", s3)
     assert len(listing.recordings) == 6
     assert [line.line for line in listing.rejected] == [7]
-    assert "no such file" in listing.rejected[0].reason
+    assert listing.rejected[0].reason == "no such file: 'gone.wav'"
     assert list_speech(objects, speech, "", s3).fingerprint == listing.fingerprint
 
     name, _ = shard_names(listing, 2)
