@@ -84,6 +84,7 @@ def train(
     overrides: dict,
     punctuate: bool,
     int8: bool,
+    gpus: int,
     nodes: int,
     gpus_per_node: int,
     model: Output[Model],
@@ -94,6 +95,7 @@ def train(
 
     from kfp_pipelines import steps
 
+    steps.check_gpus(gpus)
     chosen = {"epochs": epochs, "optimizer.learning_rate": learning_rate, **overrides}
     page = steps.train(
         store,
@@ -117,6 +119,7 @@ def evaluate(
     data: Input[Dataset],
     candidate: Input[Model],
     production: str,
+    gpus: int,
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
@@ -127,6 +130,7 @@ def evaluate(
 
     from kfp_pipelines import steps
 
+    steps.check_gpus(gpus)
     folder = Path(evaluation.path)
     figures = steps.evaluate_both(store, Path(data.path), Path(candidate.path), production, folder)
     for name, value in figures.items():

@@ -172,6 +172,7 @@ def retraining(
             overrides=train_overrides,
             punctuate=train_punctuate,
             int8=train_int8,
+            gpus=train_gpus,
             nodes=train_nodes,
             gpus_per_node=train_gpus_per_node,
         )
@@ -182,6 +183,7 @@ def retraining(
             data=merged.outputs["data"],
             candidate=trained.outputs["model"],
             production=models.outputs["production"],
+            gpus=evaluate_gpus,
         )
         _on_gpu(compared, evaluate_gpus, train_node_selector).set_display_name("Evaluate")
         decided = components.gate(

@@ -206,6 +206,19 @@ def choose_models(store: str, start: str, run: str) -> tuple[str, str]:
     return chosen, serving
 
 
+def check_gpus(asked: int) -> None:
+    """Refuse to go on without the GPUs that the pod asked for: hours on a CPU would be lost.
+
+    Raises:
+        StepError: torch sees fewer. On this machine none are asked for in earnest.
+    """
+    if LOCAL_RELEASE not in os.environ and gpus() < asked:
+        raise StepError(
+            f"the pod asked for {asked} GPUs and torch sees {gpus()}; is the image built with"
+            " TORCH=cuda, and does the node's driver fit?"
+        )
+
+
 def train(
     store: str,
     prepared: Path,

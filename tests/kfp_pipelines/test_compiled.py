@@ -57,6 +57,19 @@ def test_training_gets_its_gpu_its_nodes_shared_memory_and_further_attempts(
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
 
 
+def test_every_graph_is_given_what_its_tasks_refer_to(
+    documents: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    """The compiler forgets a parameter that only a resource limit refers to."""
+    pipeline, _ = documents
+    for graph in [pipeline["root"], *pipeline["components"].values()]:
+        given = graph.get("inputDefinitions", {}).get("parameters", {})
+        for name, task in graph.get("dag", {}).get("tasks", {}).items():
+            for value in task.get("inputs", {}).get("parameters", {}).values():
+                if reference := value.get("componentInputParameter"):
+                    assert reference in given, name
+
+
 def test_every_step_finds_the_store_and_can_be_repeated(
     documents: tuple[dict[str, Any], dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
