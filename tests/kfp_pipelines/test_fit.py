@@ -25,7 +25,7 @@ from training.shards import join
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "manifest.jsonl"
 # One thread adds up in one order: two runs can be equal to the bit.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 OVERRIDES = {
     "epochs": 3,
     "precision": "float32",
@@ -88,7 +88,9 @@ def test_a_step_that_was_killed_resumes_elsewhere_to_the_same_weights(
 ) -> None:
     task = make_task(s3, tmp_path)
     work = tmp_path / "work"
-    process = subprocess.Popen(command(task, work), env=ENVIRONMENT, start_new_session=True)
+    process = subprocess.Popen(
+        command(task, work), env={**os.environ, **ONE_THREAD}, start_new_session=True
+    )
     try:
         wait_for_kept(task, process)
         if number == signal.SIGTERM:
@@ -101,7 +103,7 @@ def test_a_step_that_was_killed_resumes_elsewhere_to_the_same_weights(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     shutil.rmtree(work)  # the next attempt has another disk
-    subprocess.run(command(task, work), check=True, env=ENVIRONMENT)
+    subprocess.run(command(task, work), check=True, env={**os.environ, **ONE_THREAD})
     resumed = load_file(work / "run" / "last" / "model.safetensors")
     steps = [json.loads(line)["step"] for line in (work / "run" / "log.jsonl").open()]
 
@@ -109,7 +111,7 @@ def test_a_step_that_was_killed_resumes_elsewhere_to_the_same_weights(
     (tmp_path / "again").mkdir()
     unbroken = make_task(other, tmp_path / "again")
     shutil.rmtree(work)
-    subprocess.run(command(unbroken, work), check=True, env=ENVIRONMENT)
+    subprocess.run(command(unbroken, work), check=True, env={**os.environ, **ONE_THREAD})
     whole = load_file(work / "run" / "last" / "model.safetensors")
 
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
