@@ -10,7 +10,7 @@ RUN ?= runs/mine
 CONFIG ?= training/configs/finetune.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech lock clean
+.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech bench-prepare pipeline lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ evaluate: .venv/training.done ## Measure: make evaluate MANIFEST=test.jsonl [CHE
 synthesize: .venv/synthesis.done ## Speech from text: make synthesize TEXT=words.txt [VOICES=package/voices] [OUTPUT=…]
 	@test -n "$(TEXT)" || { echo "give the text: make synthesize TEXT=words.txt (see docs/synthesis.md)"; exit 2; }
 	@$(BIN)/python -m training.synthesize --text $(TEXT) --output $(or $(OUTPUT),runs/synthetic) $(if $(VOICES),--voices $(VOICES)) $(ARGS)
+
+pipeline: .venv/dev.done ## Retrain on this machine: S3, every step of the Kubeflow pipeline, TorchServe with the new version
+	@$(BIN)/python -m tests.retraining
 
 test: .venv/dev.done ## Run all tests, with the real servers
 	@$(BIN)/python -m pytest $(ARGS)
@@ -63,6 +66,9 @@ bench-robustness: .venv/dev.done ## Noise, rooms, telephone, tempo: make bench-r
 
 bench-non-speech: .venv/dev.done ## Words heard in ten minutes without speech; the goal is none
 	@$(BIN)/python -m tests.benchmarks.non_speech --checkpoint $(CHECKPOINT) --output docs/robustness --document docs/robustness.md
+
+bench-prepare: .venv/dev.done ## Hours of speech that are prepared in a minute, beside decoding alone
+	@$(BIN)/python -m tests.benchmarks.prepare
 
 lock: .venv/install.done ## Compile requirements/*.txt from pyproject.toml
 	@for set in $(SETS); do \

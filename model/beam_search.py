@@ -53,8 +53,8 @@ def beam_search(
 ) -> list[Decoded]:
     """Find the text of every clip that is most probable with the bonus of its hot words.
 
-    Arguments and result as for `model.search.greedy_search`; `biases` holds each clip's hot words or None,
-    `beam_size` says how many texts are kept of each clip.
+    Arguments and result as for `model.search.greedy_search`; `biases` holds each
+    clip's hot words or None, `beam_size` says how many texts are kept of each clip.
     """
     device = encoded.device
     cache = decoder.start(encoded, frames, remember=True)

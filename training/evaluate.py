@@ -161,6 +161,7 @@ def evaluate(config: EvaluateConfig, *, command: str, progress: bool = False) ->
                             hypothesis=texts[clip.id],
                             duration=measured.seconds[clip.id],
                             speaker=clip.utterance.speaker,
+                            group=clip.utterance.group,
                         )
                         for clip in used
                     ],
