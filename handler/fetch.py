@@ -1,0 +1,115 @@
+"""Bring a pod its model before the server starts: python -m handler.fetch --output /models
+
+The version is the pinned one (STENO_VERSION), else the one that the store's production pointer
+names. Its archive is downloaded, compared with the SHA-256 of its release, given the pod's settings
+and put in place; whatever else happens, nothing is in place and the exit status is 1.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from handler.archive import ArchiveError, write_with_settings
+from store import ModelStore, StoreConfig, StoreError
+
+ARCHIVE = "asr.mar"
+RECORD = "served.json"
+
+
+class Served(BaseModel):
+    """What a pod serves, for those beside the server (served.json).
+
+    Attributes:
+        version: of the model store.
+        sha256: of the archive as it was published.
+        pinned: the version was given, not read from the production pointer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    sha256: str
+    pinned: bool
+
+
+def fetch(store: ModelStore, version: str | None, output: Path, changes: dict[str, Any]) -> Served:
+    """Put a verified archive with the pod's settings at `output`/asr.mar, and a record beside it.
+
+    Args:
+        store: where from.
+        version: None: the one in production.
+        output: a folder; an archive and a record of before are removed first.
+        changes: of the archive's model-config.yaml, see `archive.merge_settings`.
+
+    Raises:
+        StoreError: nothing is in production, or its kinds: no such version, no permission, damaged.
+        ArchiveError: the settings do not fit the archive.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    for name in (ARCHIVE, RECORD):
+        (output / name).unlink(missing_ok=True)
+    pinned = version is not None
+    if version is None:
+        production = store.production()
+        if production is None:
+            raise StoreError(
+                "nothing is in production: promote a version (python -m store promote VERSION), or "
+                "pin one (model.version in the chart's values)"
+            )
+        version = production.version
+    release = store.release(version)
+    with tempfile.TemporaryDirectory(prefix=".verified-", dir=output) as folder:
+        archive = store.fetch(version, Path(folder))
+        write_with_settings(archive, output / ARCHIVE, changes)
+    served = Served(version=version, sha256=release.sha256, pinned=pinned)
+    (output / RECORD).write_text(served.model_dump_json() + "\n")
+    return served
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fetch as the environment says; the exit status is 1 when no verified model is in place."""
+    parser = argparse.ArgumentParser(prog="python -m handler.fetch", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--output", type=Path, required=True, help="the server's model store")
+    parser.add_argument(
+        "--settings", type=Path, help="YAML that changes keys of the archive's model-config.yaml"
+    )
+    options = parser.parse_args(arguments)
+    url = os.environ.get("STENO_STORE")
+    if not url:
+        parser.error("STENO_STORE is not set; it is s3://bucket/prefix, or a folder")
+    try:
+        store = ModelStore.open(StoreConfig(url=url))
+        changes = _read_changes(options.settings)
+        served = fetch(store, os.environ.get("STENO_VERSION") or None, options.output, changes)
+    except ValidationError as error:
+        problems = "; ".join(problem["msg"] for problem in error.errors())
+        print(f"error: STENO_STORE: {problems}", file=sys.stderr)
+        return 1
+    except (StoreError, ArchiveError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{served.version} is in place, with the SHA-256 {served.sha256}")
+    return 0
+
+
+def _read_changes(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        changes = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ArchiveError(f"{path} is no YAML: {error}") from error
+    if not isinstance(changes, dict):
+        raise ArchiveError(f"{path} must hold keys of model-config.yaml")
+    return changes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
