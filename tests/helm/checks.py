@@ -162,10 +162,17 @@ def ports_exist(manifests: list[Manifest]) -> Iterator[str]:
 def callers_reach_the_one_path(manifests: list[Manifest]) -> Iterator[str]:
     both = {"/predictions/asr", "/v1/audio/transcriptions"}
     for ingress in of_kind(manifests, "Ingress"):
-        paths = {path["path"] for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]}
+        paths = {
+            path["path"] for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]
+        }
         target = ingress["metadata"]["annotations"].get(
             "nginx.ingress.kubernetes.io/rewrite-target"
         )
+        kinds = {
+            path["pathType"] for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]
+        }
+        if kinds != {"Exact"}:
+            yield f"Ingress {ingress['metadata']['name']} matches by {kinds}"
         if paths != both or target != "/predictions/asr":
             yield f"Ingress {ingress['metadata']['name']}: {paths} to {target}"
     for route in of_kind(manifests, "HTTPRoute"):
@@ -302,13 +309,17 @@ def the_pod_ends_without_loss(manifests: list[Manifest]) -> Iterator[str]:
             yield "the drain looks for workers in another folder than the server's"
         if drain["--exporter"] != f"http://127.0.0.1:{exporter['ports'][0]['containerPort']}":
             yield f"the drain tells {drain['--exporter']}"
-        if float(drain["--propagation"]) >= float(drain["--timeout"]):
+        timeout = float(drain.get("--timeout", 0))
+        if float(drain.get("--propagation", 0)) >= timeout:
             yield "the drain is over before anybody has heard of it"
-        needed = float(drain["--timeout"]) + DRAIN_END_SECONDS
+        needed = timeout + DRAIN_END_SECONDS
         if spec["terminationGracePeriodSeconds"] < needed:
             yield "Kubernetes kills the pod while it drains"
         if exporter.get("restartPolicy") != "Always":
             yield "the exporter is no sidecar: the server would never start"
+        for container in (spec["initContainers"][0], server):
+            if container.get("terminationMessagePolicy") != "FallbackToLogsOnError":
+                yield f"`kubectl describe` would not say why {container['name']} ended"
         names = [item["name"] for item in spec["initContainers"]]
         if names != ["fetch", "exporter"]:
             yield f"the init containers run in the order {names}"
@@ -405,6 +416,38 @@ def programs_know_their_options(manifests: list[Manifest]) -> Iterator[str]:
                 for option in options_of(line):
                     if not re.search(rf"{option}\b", known):
                         yield f"{line} has the unknown option {option}"
+
+
+@check
+def queries_ask_for_this_release(manifests: list[Manifest]) -> Iterator[str]:
+    services = {item["metadata"]["name"] for item in of_kind(manifests, "Service")}
+    queries = [
+        rule["expr"]
+        for item in of_kind(manifests, "PrometheusRule")
+        for group in item["spec"]["groups"]
+        for rule in group["rules"]
+        if "expr" in rule
+    ]
+    queries += [
+        trigger["metadata"]["query"]
+        for item in of_kind(manifests, "ScaledObject")
+        for trigger in item["spec"]["triggers"]
+    ]
+    for query in queries:
+        asked = set(re.findall(r'service="([^"]*)"', query))
+        if not asked <= services:
+            yield f"{query} asks for {asked - services}"
+
+
+def collisions(one: list[Manifest], other: list[Manifest]) -> list[str]:
+    """What two releases in one namespace would take from each other."""
+    names = [{(m["kind"], m["metadata"]["name"]) for m in release} for release in (one, other)]
+    shared = [f"both have {kind} {name}" for kind, name in sorted(names[0] & names[1])]
+    return shared + [
+        problem
+        for problem in problems(one + other)
+        if problem.startswith("selectors_match: Deployment")
+    ]
 
 
 def options_of(line: list[str]) -> dict[str, str]:

@@ -115,6 +115,14 @@ handler:
 {{- end }}
 {{- end -}}
 
+{{/* A quantity as a number; 0 where there is none. */}}
+{{- define "steno.amount" -}}
+{{- $text := toString (default 0 .) -}}
+{{- $units := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- mulf (float64 (regexFind "^[0-9.]+" $text)) (get $units $unit | default 1.0) -}}
+{{- end -}}
+
 {{/* Refuses what a schema cannot say clearly. */}}
 {{- define "steno.validate" -}}
 {{- $v := .Values -}}
@@ -133,6 +141,19 @@ handler:
 {{- end -}}
 {{- if and (eq ($v.rollout.maxSurge | toString) "0") (eq ($v.rollout.maxUnavailable | toString) "0") -}}
 {{- $problems = append $problems "rollout.maxSurge and rollout.maxUnavailable are both 0: no pod could be replaced" -}}
+{{- end -}}
+{{- if ge (int $v.drain.propagationSeconds) (int $v.drain.timeoutSeconds) -}}
+{{- $problems = append $problems (printf "drain.timeoutSeconds is %d and propagationSeconds %d: requests need time after nobody sends new ones" (int $v.drain.timeoutSeconds) (int $v.drain.propagationSeconds)) -}}
+{{- end -}}
+{{- range $name := list "resources" "exporterResources" "fetchResources" -}}
+{{- $amounts := index $v $name -}}
+{{- range $key := list "cpu" "memory" -}}
+{{- $request := include "steno.amount" (index $amounts.requests $key) | float64 -}}
+{{- $limit := include "steno.amount" (index $amounts.limits $key) | float64 -}}
+{{- if and $limit (gt $request $limit) -}}
+{{- $problems = append $problems (printf "%s requests more %s than its limit: %v and %v" $name $key (index $amounts.requests $key) (index $amounts.limits $key)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if ne $v.autoscaling.by "none" -}}
 {{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
