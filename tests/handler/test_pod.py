@@ -1,6 +1,7 @@
 """A serving pod's processes on a real TorchServe: readiness, tokens, metrics, draining."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ import requests
 from handler.busy import is_busy
 from tests.e2e.inputs import encoded, speech
 from tests.handler.pod import Pod, publish, wait_until
+from tests.helm.queries import FOREIGN, queried_metrics
 from tests.random_checkpoint import make_random_checkpoint
 from training.package import build_package
 
@@ -100,6 +102,17 @@ def test_the_exporter_says_what_is_served_and_what_waits(pod: Pod) -> None:
         ),
         "the production pointer was read",
     )
+
+
+def test_dashboard_and_rules_name_only_what_the_pod_exposes(pod: Pod) -> None:
+    audio = {"Content-Type": "audio/wav", **pod.authorization}
+    assert call(pod, sound(1), audio).status_code == 200
+    assert call(pod, b"no audio", audio).status_code == 400
+    form = {**audio, "Content-Type": "application/x-www-form-urlencoded"}
+    assert call(pod, b"%", form).status_code == 500  # TorchServe's own; see docs/endpoint.md
+    exposed = set(re.findall(r"^([A-Za-z_]\w*)[ {]", pod.metrics(), re.MULTILINE))
+    assert queried_metrics() - FOREIGN - exposed == set()
+    assert queried_metrics() >= FOREIGN
 
 
 def test_nobody_but_the_pod_itself_can_end_it(pod: Pod) -> None:
