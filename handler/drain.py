@@ -20,6 +20,7 @@ import requests
 
 from handler import management
 from handler.busy import is_busy
+from handler.launch import FOLDER
 from handler.management import ManagementError
 
 POLL_SECONDS = 0.25
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--propagation", type=float, default=15.0, help="seconds")
     parser.add_argument("--settle", type=float, default=2.0, help="seconds")
     parser.add_argument("--timeout", type=float, required=True, help="seconds for all of it")
-    parser.add_argument("--folder", type=Path, required=True, help="the server's temporary folder")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="the server's temporary folder")
     parser.add_argument("--management", default=management.DEFAULT_URL, help="URL")
     parser.add_argument("--exporter", help="URL of the exporter, which answers readiness probes")
     options = parser.parse_args(arguments)

@@ -19,6 +19,7 @@ ARCHIVE = "asr.mar"
 PROPERTIES = "config.properties"
 LOGGING = "log4j2.xml"
 METRICS = "metrics.yaml"
+FOLDER = Path("/tmp/server")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         help=f"the folder with {PROPERTIES}, {METRICS} and {LOGGING}",
     )
     parser.add_argument(
-        "--folder", type=Path, required=True, help="for what the server writes; emptied first"
+        "--folder", type=Path, default=FOLDER, help="for what the server writes; emptied first"
     )
     parser.add_argument(
         "--open", action="store_true", help="serve whoever can reach the port, without a token"
