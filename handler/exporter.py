@@ -27,8 +27,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from handler import management
-from handler.fetch import Served
 from handler.management import ManagementError, ModelState
+from handler.served import Served
 from store import ModelStore, StoreConfig, StoreError
 
 # How often the production pointer is read; who moves it also rolls the pods out.
@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     watch = Watch(
         lambda: management.describe(options.management),
         interval=options.interval,
-        served=Served.model_validate_json(options.served.read_text()) if options.served else None,
+        served=Served.read(options.served) if options.served else None,
         production=_pointer(os.environ.get("STENO_STORE")),
     )
     watch.start()

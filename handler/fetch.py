@@ -9,33 +9,46 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from handler.archive import ArchiveError, write_with_settings
+from handler.archive import SECTION, SETTINGS, ArchiveError, read_settings, write_with_settings
+from handler.config import read_handler_config
+from handler.served import RECORD, Served
 from store import ModelStore, StoreConfig, StoreError
 
 ARCHIVE = "asr.mar"
-RECORD = "served.json"
 
 
-class Served(BaseModel):
-    """What a pod serves, for those beside the server (served.json).
+def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an archive's settings with a pod's own.
 
-    Attributes:
-        version: of the model store.
-        sha256: of the archive as it was published.
-        pinned: the version was given, not read from the production pointer.
+    Args:
+        settings: of the archive.
+        changes: keys that the archive has, with other values; in `handler`, any that it may have.
+
+    Raises:
+        ArchiveError: naming the key that there is not, or the value that is impossible.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: str
-    sha256: str
-    pinned: bool
+    if unknown := sorted(changes.keys() - settings.keys()):
+        raise ArchiveError(
+            f"{SETTINGS} has no {', '.join(unknown)}; it has {', '.join(sorted(settings))}"
+        )
+    merged = {**settings, **changes}
+    merged[SECTION] = {**(settings.get(SECTION) or {}), **(changes.get(SECTION) or {})}
+    try:
+        read_handler_config(merged)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{SECTION}.{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise ArchiveError(f"the settings of the pod are impossible: {problems}") from None
+    return merged
 
 
 def fetch(store: ModelStore, version: str | None, output: Path, changes: dict[str, Any]) -> Served:
@@ -45,7 +58,7 @@ def fetch(store: ModelStore, version: str | None, output: Path, changes: dict[st
         store: where from.
         version: None: the one in production.
         output: a folder; an archive and a record of before are removed first.
-        changes: of the archive's model-config.yaml, see `archive.merge_settings`.
+        changes: of the archive's model-config.yaml, see `merge_settings`.
 
     Raises:
         StoreError: nothing is in production, or its kinds: no such version, no permission, damaged.
@@ -66,9 +79,10 @@ def fetch(store: ModelStore, version: str | None, output: Path, changes: dict[st
     release = store.release(version)
     with tempfile.TemporaryDirectory(prefix=".verified-", dir=output) as folder:
         archive = store.fetch(version, Path(folder))
-        write_with_settings(archive, output / ARCHIVE, changes)
+        settings = merge_settings(read_settings(archive), changes)
+        write_with_settings(archive, output / ARCHIVE, settings)
     served = Served(version=version, sha256=release.sha256, pinned=pinned)
-    (output / RECORD).write_text(served.model_dump_json() + "\n")
+    served.write(output)
     return served
 
 

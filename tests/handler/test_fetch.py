@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from handler.fetch import ARCHIVE, RECORD, main
-from store import ModelStore, StoreConfig
+from handler.fetch import ARCHIVE, fetch, main
+from handler.served import RECORD
+from store import ModelStore, StoreConfig, StoreError
 from tests.s3_server import S3Server
 from tests.store.faulty_proxy import Fault, FaultyProxy
 from training.package import ROOT
@@ -188,7 +189,6 @@ def test_half_a_download_is_gone_on_with_and_never_served(
     archive: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     half = archive.stat().st_size // 2
     with FaultyProxy(server.port) as proxy:
@@ -200,17 +200,22 @@ def test_half_a_download_is_gone_on_with_and_never_served(
 
         proxy.faults = [Fault("GET", "v7/asr.mar", times=1000, cut_answer=0)]
         output = tmp_path / "never whole"
-        output.mkdir()
-        assert_refused(output, capsys, "asr.mar")
+        impatient = ModelStore.open(StoreConfig(url=f"s3://{BUCKET}/steno", attempts=2))
+        with pytest.raises(StoreError, match=r"asr\.mar"):
+            fetch(impatient, "v7", output, {})
+        assert list(output.iterdir()) == []
 
 
-def test_without_a_store_its_variable_is_named() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "handler.fetch", "--output", "x"],
-        cwd=ROOT,
-        env={},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2 and "STENO_STORE is not set" in done.stderr
+def test_without_a_store_its_variable_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("STENO_STORE", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        main(["--output", str(tmp_path)])
+    assert caught.value.code == 2 and "STENO_STORE is not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["exporter", "drain", "launch", "smoke"])
+def test_what_runs_beside_the_model_does_not_load_torch(module: str) -> None:
+    code = f"import sys, handler.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

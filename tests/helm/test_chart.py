@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handler.archive import merge_settings
+from handler.fetch import merge_settings
 from tests.helm.chart import (
     CHART,
     CI_FILES,
