@@ -10,7 +10,7 @@ RUN ?= runs/mine
 CONFIG ?= training/configs/finetune.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech lock clean
+.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech bench-pod test-cluster lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ test: .venv/dev.done ## Run all tests, with the real servers
 test-quick: .venv/dev.done ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
+test-cluster: package .venv/dev.done ## On your cluster: make test-cluster IMAGE=registry/steno-serve:tag [CONTEXT=…]
+	@test -n "$(IMAGE)" || { echo "give the serving image: make test-cluster IMAGE=registry/steno-serve:tag (see docs/deployment.md)"; exit 2; }
+	@STENO_CLUSTER_IMAGE=$(IMAGE) STENO_CLUSTER_CONTEXT=$(CONTEXT) $(BIN)/python -m pytest tests/cluster/release.py $(ARGS)
+
 lint: .venv/dev.done ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -63,6 +67,9 @@ bench-robustness: .venv/dev.done ## Noise, rooms, telephone, tempo: make bench-r
 
 bench-non-speech: .venv/dev.done ## Words heard in ten minutes without speech; the goal is none
 	@$(BIN)/python -m tests.benchmarks.non_speech --checkpoint $(CHECKPOINT) --output docs/robustness --document docs/robustness.md
+
+bench-pod: .venv/dev.done ## Memory and start of one serving pod on this machine, for docs/deployment.md
+	@$(BIN)/python -m tests.benchmarks.pod_size
 
 lock: .venv/install.done ## Compile requirements/*.txt from pyproject.toml
 	@for set in $(SETS); do \
