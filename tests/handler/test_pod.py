@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import requests
 
+from handler import smoke
 from handler.busy import is_busy
+from handler.server import Ports
 from tests.e2e.inputs import encoded, speech
 from tests.handler.pod import Pod, publish, wait_until
 from tests.helm.queries import FOREIGN, queried_metrics
@@ -104,12 +106,28 @@ def test_the_exporter_says_what_is_served_and_what_waits(pod: Pod) -> None:
     )
 
 
+def test_the_smoke_test_of_the_chart_tells_good_from_bad(
+    pod: Pod, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clip.wav").write_bytes(sound(1))
+    common = ["--url", pod.predictions_url, "--clip", str(tmp_path / "clip.wav")]
+    tokens = ["--tokens", str(pod.folder / "tokens")]
+    assert smoke.main([*common, *tokens]) == 0
+    assert smoke.main([*common, *tokens, "--expect", "words that nobody said"]) == 1
+    assert "lacks 'words that nobody said'" in capsys.readouterr().err
+    assert smoke.main(common) == 1
+    assert "401" in capsys.readouterr().err
+    nowhere = f"http://127.0.0.1:{Ports.free().inference}/predictions/asr"
+    assert smoke.main(["--url", nowhere, *common[2:], *tokens]) == 1
+    assert "cannot be reached" in capsys.readouterr().err
+
+
 def test_dashboard_and_rules_name_only_what_the_pod_exposes(pod: Pod) -> None:
     audio = {"Content-Type": "audio/wav", **pod.authorization}
     assert call(pod, sound(1), audio).status_code == 200
     assert call(pod, b"no audio", audio).status_code == 400
     form = {**audio, "Content-Type": "application/x-www-form-urlencoded"}
-    assert call(pod, b"%", form).status_code == 500  # TorchServe's own; see docs/endpoint.md
+    assert call(pod, b"a=%", form).status_code == 500  # TorchServe's own; see docs/endpoint.md
     exposed = set(re.findall(r"^([A-Za-z_]\w*)[ {]", pod.metrics(), re.MULTILINE))
     assert queried_metrics() - FOREIGN - exposed == set()
     assert queried_metrics() >= FOREIGN
