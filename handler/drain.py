@@ -25,7 +25,7 @@ from handler.management import ManagementError
 
 POLL_SECONDS = 0.25
 # A server that is gone cannot be waited for, but one slow answer does not mean that it is.
-LOST_SECONDS = 5.0
+LOST_SECONDS = 3 * management.TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Watch:
         try:
             self.production_version = self._production()
             self.store_up = True
-        except StoreError as error:
+        except (StoreError, OSError) as error:  # OSError: a store that is a folder
             self.store_up = False
             print(f"the production pointer cannot be read: {error}", file=sys.stderr, flush=True)
 

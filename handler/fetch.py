@@ -7,8 +7,8 @@ and put in place; whatever else happens, nothing is in place and the exit status
 
 import argparse
 import os
+import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from handler.served import RECORD, Served
 from store import ModelStore, StoreConfig, StoreError
 
 ARCHIVE = "asr.mar"
+# A folder for what is downloaded; TorchServe loads only what config.properties names.
+ARRIVED = ".arrived"
 
 
 def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,10 +79,13 @@ def fetch(store: ModelStore, version: str | None, output: Path, changes: dict[st
             )
         version = production.version
     release = store.release(version)
-    with tempfile.TemporaryDirectory(prefix=".verified-", dir=output) as folder:
-        archive = store.fetch(version, Path(folder))
-        settings = merge_settings(read_settings(archive), changes)
-        write_with_settings(archive, output / ARCHIVE, settings)
+    # Not a temporary folder: Kubernetes starts a failed init container again over the same volume,
+    # and the next one goes on with what has arrived.
+    arrived = output / ARRIVED
+    archive = store.fetch(version, arrived)
+    settings = merge_settings(read_settings(archive), changes)
+    write_with_settings(archive, output / ARCHIVE, settings)
+    shutil.rmtree(arrived)
     served = Served(version=version, sha256=release.sha256, pinned=pinned)
     served.write(output)
     return served

@@ -23,7 +23,7 @@ from tests.random_checkpoint import make_random_checkpoint
 from training.package import build_package
 
 pytestmark = pytest.mark.slow
-CALLERS = 6
+CALLERS = 4
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +140,14 @@ def test_nobody_but_the_pod_itself_can_end_it(pod: Pod) -> None:
 
 
 def test_under_load_the_pod_ends_without_losing_or_refusing_a_request(store: Path) -> None:
-    with Pod(store, {"batchSize": 2}) as pod:
+    # One long recording at a time: it is in the worker's hands, where no API shows it, for longer than
+    # the queue has to be empty.
+    with Pod(store, {"batchSize": 1}) as pod:
         pod.fetch()
         pod.start_exporter()
         server = pod.start_server()
         wait_until(pod.ready, "a worker is READY")
-        body = sound(20)
+        body = sound(600)
         headers = {"Content-Type": "audio/wav", **pod.authorization}
         in_service = threading.Event()
         in_service.set()
@@ -162,13 +164,13 @@ def test_under_load_the_pod_ends_without_losing_or_refusing_a_request(store: Pat
             for _ in range(CALLERS):
                 callers.submit(send_while_in_service)
             wait_until(lambda: len(answers) >= CALLERS, "the load runs")
-            drain = pod.start_drain("--propagation", "2", "--settle", "1", "--timeout", "100")
+            drain = pod.start_drain("--propagation", "2", "--settle", "0.5", "--timeout", "150")
             wait_until(lambda: not pod.ready(), "readiness is false")
             # Balancers hear of it a little later, and send requests until then.
             time.sleep(1)
             in_service.clear()
             told = time.monotonic()
-            assert drain.wait(120) == 0, pod.log()
+            assert drain.wait(200) == 0, pod.log()
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(30)
         assert {status for _, status in answers} == {200}
