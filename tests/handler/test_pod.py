@@ -147,7 +147,7 @@ def test_under_load_the_pod_ends_without_losing_or_refusing_a_request(store: Pat
         pod.start_exporter()
         server = pod.start_server()
         wait_until(pod.ready, "a worker is READY")
-        body = sound(600)
+        body = sound(120)
         headers = {"Content-Type": "audio/wav", **pod.authorization}
         in_service = threading.Event()
         in_service.set()
@@ -164,7 +164,7 @@ def test_under_load_the_pod_ends_without_losing_or_refusing_a_request(store: Pat
             for _ in range(CALLERS):
                 callers.submit(send_while_in_service)
             wait_until(lambda: len(answers) >= CALLERS, "the load runs")
-            drain = pod.start_drain("--propagation", "2", "--settle", "0.5", "--timeout", "150")
+            drain = pod.start_drain("--propagation", "2", "--settle", "0.2", "--timeout", "150")
             wait_until(lambda: not pod.ready(), "readiness is false")
             # Balancers hear of it a little later, and send requests until then.
             time.sleep(1)
