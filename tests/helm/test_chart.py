@@ -130,6 +130,7 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(choices)
 def test_any_combination_gives_sound_objects(values: dict[str, Any]) -> None:
