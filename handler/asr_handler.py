@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from handler.batch import BatchTranscriber, DeviceLostError, Item
+from handler.busy import busy
 from handler.config import read_handler_config, workers_of
 from handler.cpus import threads_for_worker
 from handler.metrics import report
@@ -62,6 +63,10 @@ class AsrHandler:
 
     def handle(self, data: list[list[Part]], context: Any) -> list[str]:
         """Answer one batch."""
+        with busy():
+            return self._handle(data, context)
+
+    def _handle(self, data: list[list[Part]], context: Any) -> list[str]:
         assert self._transcriber is not None, "TorchServe calls initialize first"
         items = [
             Item(
@@ -83,5 +88,7 @@ class AsrHandler:
             context.set_response_status(answer.status, answer.status.phrase, index)
             if answer.status == answer.status.SERVICE_UNAVAILABLE:
                 context.set_response_header(index, "Retry-After", "1")
+            elif answer.status == answer.status.UNAUTHORIZED:
+                context.set_response_header(index, "WWW-Authenticate", "Bearer")
         report(batch, context.metrics)
         return [answer.body for answer in batch.answers]

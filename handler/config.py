@@ -1,6 +1,7 @@
 """The `handler:` section of model-config.yaml, and what else the handler reads from that file."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -33,6 +34,8 @@ class HandlerConfig(BaseModel):
     """Values of `model` that callers may send; OpenAI's clients cannot leave it out."""
     warmup_seconds: tuple[PositiveFloat, ...] = (1.0, 10.0)
     """Lengths of the clips that warm the worker up before it reports READY."""
+    token_file: Path | None = None
+    """Bearer tokens that callers must show, one a line; not set: TorchServe's own tokens guard."""
 
     @property
     def audio_limits(self) -> AudioLimits:

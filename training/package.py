@@ -36,7 +36,9 @@ ENTRY_POINT = Path("handler/asr_handler.py")
 # The rest of handler/ runs outside the archive: the local server and what configures it.
 HANDLER_MODULES = (
     "__init__.py",
+    "auth.py",
     "batch.py",
+    "busy.py",
     "config.py",
     "cpus.py",
     "errors.py",
