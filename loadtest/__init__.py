@@ -1,0 +1,1 @@
+"""Load tests against a running endpoint, and capacity planning. It knows the endpoint's contract alone."""
