@@ -1,1 +1,1 @@
-"""Load tests against a running endpoint, and capacity planning. It knows the endpoint's contract alone."""
+"""Load tests of a running endpoint, and capacity planning; it knows the endpoint by its contract."""

@@ -37,10 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.help:
         parser.print_help()
         return _locust(["--help"], {})
-    # The web page replaces the headless defaults.
-    defaults = () if "--web-port" in for_locust else DEFAULTS
     if options.host:
-        return _locust([*defaults, "--host", options.host, *for_locust], {})
+        return _locust([*DEFAULTS, "--host", options.host, *for_locust], {})
     try:
         with TorchServe(options.model_store) as server:
             over_grpc = "grpc" in for_locust
@@ -53,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "STENO_MANAGEMENT_URL": server.management_url,
                 "STENO_METRICS_URL": server.metrics_url,
             }
-            return _locust([*defaults, "--host", host, *for_locust], tokens)
+            return _locust([*DEFAULTS, "--host", host, *for_locust], tokens)
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return BROKEN

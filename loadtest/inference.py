@@ -47,9 +47,7 @@ def _file() -> FileDescriptorProto:
         field=[_field("model_name", 1, _STRING), inputs],
         nested_type=[entry],
     )
-    response = DescriptorProto(
-        name="PredictionResponse", field=[_field("prediction", 1, _BYTES)]
-    )
+    response = DescriptorProto(name="PredictionResponse", field=[_field("prediction", 1, _BYTES)])
     return FileDescriptorProto(
         name="steno/inference.proto",
         package=PACKAGE,

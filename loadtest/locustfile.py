@@ -44,41 +44,35 @@ logger = logging.getLogger(__name__)
 
 
 @events.init_command_line_parser.add_listener
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: Any) -> None:
     """Add our options to Locust's; they stand in its web page, too."""
-    group: Any = parser.add_argument_group("Steno")
-    group.add_argument("--protocol", choices=["http", "grpc"], default="http", env_var="STENO_PROTOCOL")
-    group.add_argument(
+    add = parser.add_argument  # a group of arguments would not know `is_secret`
+    add("--protocol", choices=["http", "grpc"], default="http", env_var="STENO_PROTOCOL")
+    add(
         "--loop",
         choices=["closed", "open"],
         default="closed",
         help="closed: a user waits for its answer; open: a user is a fixed rate of arrivals",
     )
-    group.add_argument(
-        "--rate", type=float, default=1.0, help="open loop: requests in a second of one user"
-    )
-    group.add_argument(
-        "--think", type=float, default=0.0, help="closed loop: mean seconds between two requests"
-    )
-    group.add_argument(
+    add("--rate", type=float, default=1.0, help="open loop: requests in a second of one user")
+    add("--think", type=float, default=0.0, help="closed loop: mean seconds between two requests")
+    add(
         "--shape",
         choices=["flat", *SHAPES],
         default="flat",
         include_in_web_ui=False,  # Locust must know at its start whether there is one
         help="how the users change over --run-time, up to --users",
     )
-    group.add_argument("--mix", default=DEFAULT_MIX, help="shares of the kinds of recordings")
-    group.add_argument("--mode", choices=["accurate", "fast"], default="accurate")
-    group.add_argument("--seed", type=int, default=0, help="of the order and of the arrivals")
-    group.add_argument("--answer-timeout", type=float, default=600.0, help="seconds")
-    group.add_argument("--token", env_var="STENO_TOKEN", is_secret=True, help="for predictions")
-    group.add_argument("--management-url", env_var="STENO_MANAGEMENT_URL", help="…/models/asr")
-    group.add_argument("--management-token", env_var="STENO_MANAGEMENT_TOKEN", is_secret=True)
-    group.add_argument("--metrics-url", env_var="STENO_METRICS_URL", help="…/metrics")
-    group.add_argument("--objectives", default=str(DEFAULT_OBJECTIVES), help="YAML file")
-    group.add_argument(
-        "--output", default="runs/loadtest", help="folder for report.html and results.json"
-    )
+    add("--mix", default=DEFAULT_MIX, help="shares of the kinds of recordings")
+    add("--mode", choices=["accurate", "fast"], default="accurate")
+    add("--seed", type=int, default=0, help="of the order and of the arrivals")
+    add("--answer-timeout", type=float, default=600.0, help="seconds")
+    add("--token", env_var="STENO_TOKEN", is_secret=True, help="for predictions")
+    add("--management-url", env_var="STENO_MANAGEMENT_URL", help="…/models/asr")
+    add("--management-token", env_var="STENO_MANAGEMENT_TOKEN", is_secret=True)
+    add("--metrics-url", env_var="STENO_METRICS_URL", help="…/metrics")
+    add("--objectives", default=str(DEFAULT_OBJECTIVES), help="YAML file")
+    add("--output", default="runs/loadtest", help="folder for report.html and results.json")
 
 
 class Shape(LoadTestShape):
@@ -235,6 +229,8 @@ def prepare(environment: Environment, **_: Any) -> None:
         environment.shape_class.runner = environment.runner
     # A user waits for what it has sent.
     environment.stop_timeout = environment.stop_timeout or options.answer_timeout
+    # Its clock stood still meanwhile, and --run-time would be counted from before all this.
+    gevent.get_hub().loop.update_now()
 
 
 @events.test_start.add_listener

@@ -103,9 +103,7 @@ def total(outcomes: Sequence[Outcome]) -> Totals:
     """Figures over all kinds."""
     fates = Counter(outcome.fate for outcome in outcomes)
     audio = sum(o.audio_seconds for o in outcomes if o.fate == "answered")
-    duration = (
-        max(o.ended for o in outcomes) - min(o.due for o in outcomes) if outcomes else 0.0
-    )
+    duration = max(o.ended for o in outcomes) - min(o.due for o in outcomes) if outcomes else 0.0
     return Totals(
         requests=len(outcomes),
         refused=fates["refused"],

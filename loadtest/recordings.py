@@ -92,9 +92,7 @@ def make_recordings(mode: Mode = "accurate") -> dict[Kind, list[Recording]]:
     for name, seconds in durations.items():
         if seconds < COMMAND_SECONDS:
             for fields in (plain, {"response_format": "text"}):
-                made["command"].append(
-                    recording("command", name, contents[name], seconds, fields)
-                )
+                made["command"].append(recording("command", name, contents[name], seconds, fields))
         else:
             for fields in (plain, words):
                 made["sentence"].append(

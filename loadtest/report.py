@@ -137,13 +137,13 @@ def _draw_load(
                 if own:
                     points.append((loads[chosen].mean(), quantiles(own)[name]))
             if points:
-                axes.plot(*zip(*points, strict=True), style, color=COLOURS[kind], marker=".", label=name)
+                axes.plot(
+                    *zip(*points, strict=True), style, color=COLOURS[kind], marker=".", label=name
+                )
         _label(axes, kind, unit, "seconds")
         axes.legend(frameon=False)
     throughput, fates = grid[len(kinds) : len(kinds) + 2]
-    rates = [
-        (loads[chosen].mean(), *_rates(outcomes, chosen, loads, samples)) for chosen in levels
-    ]
+    rates = [(loads[chosen].mean(), *_rates(outcomes, chosen, loads, samples)) for chosen in levels]
     load, audio, refused, failed = map(np.array, zip(*rates, strict=True))
     throughput.plot(load, audio, ".-", color="#333333")
     _label(throughput, "throughput", unit, "audio seconds in a second")
@@ -219,7 +219,12 @@ def _draw_time(
                     curve[window] = quantiles(own)[name]
             if not np.isnan(curve).all():
                 latency.plot(
-                    middle, curve, LINES[name], color=COLOURS[kind], marker=".", label=f"{kind} {name}"
+                    middle,
+                    curve,
+                    LINES[name],
+                    color=COLOURS[kind],
+                    marker=".",
+                    label=f"{kind} {name}",
                 )
     latency.set_yscale("log")
     _label(latency, "", "", "latency in seconds,\nby time due")

@@ -46,4 +46,3 @@ def day(time: float) -> float:
 
 
 SHAPES: dict[str, Shape] = {"ramp": ramp, "step": step, "spike": spike, "soak": soak, "day": day}
-

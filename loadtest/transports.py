@@ -120,9 +120,7 @@ class Grpc:
     def send(self, recording: Recording) -> Answer:
         """Call Predictions."""
         inputs = {name: value.encode() for name, value in recording.fields.items()}
-        request = PredictionsRequest(
-            model_name=MODEL, input={**inputs, "file": recording.content}
-        )
+        request = PredictionsRequest(model_name=MODEL, input={**inputs, "file": recording.content})
         try:
             reply = self._predict(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:

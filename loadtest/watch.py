@@ -110,9 +110,7 @@ class Watch:
             return sample
         token = self._management_token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        response = self._session.get(
-            self._management_url, headers=headers, timeout=TIMEOUT_SECONDS
-        )
+        response = self._session.get(self._management_url, headers=headers, timeout=TIMEOUT_SECONDS)
         response.raise_for_status()
         model = response.json()[0]
         ready = [worker for worker in model["workers"] if worker["status"] == "READY"]
