@@ -245,8 +245,8 @@ class _Cluster:
             now = self.env.now
             current = len(self._ready) + self._starting
             # What it reads was collected up to scrape_seconds ago: the value of the round before.
-            known, seen_at = seen, collected
-            if now - seen_at >= settings.scrape_seconds:
+            known = seen
+            if now - collected >= settings.scrape_seconds:
                 seen = float(sum(len(pod.queue) for pod in self._ready))
                 collected = now
             wanted = self._wanted(known, current, settings)
@@ -261,15 +261,15 @@ class _Cluster:
                 step = min(wanted - current, settings.up_pods_per_minute - added)
             else:
                 calm = max(wish for _, wish in wishes)
-                step = -min(current - calm, settings.down_pods_per_five_minutes - removed)
-                step = min(step, 0)
+                most = min(settings.down_pods_per_five_minutes - removed, len(self._ready) - 1)
+                step = -max(min(current - calm, most), 0)
             if step > 0:
                 changes.append((now, step))
                 for _ in range(step):
                     self.env.process(self._start())
             elif step < 0:
                 changes.append((now, step))
-                for _ in range(min(-step, len(self._ready) - 1)):
+                for _ in range(-step):
                     self._drain()
 
     def finish(self) -> Simulated:
