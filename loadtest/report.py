@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from loadtest.objectives import Check
@@ -23,6 +24,7 @@ from loadtest.watch import Sample
 
 REPORT, RESULTS = "report.html", "results.json"
 WINDOWS = 40
+USE_WINDOWS = 15
 LEVELS = 10
 SHORTEST_WINDOW = 2.0  # seconds
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
@@ -118,68 +120,61 @@ def _svg(name: str, draw: Callable[[Figure], None], height: float) -> Markup:
 def _draw_load(
     figure: Figure, outcomes: Sequence[Outcome], samples: Sequence[Sample], unit: str
 ) -> None:
-    """Latency and throughput against load."""
-    loads = np.interp(
-        [o.due for o in outcomes], [s.time for s in samples], [s.load for s in samples]
-    )
-    levels = _levels(loads)
-    kinds = [kind for kind in KINDS if any(o.kind == kind for o in outcomes)]
-    grid = figure.subplots(2, 3).ravel()
-    for axes, kind in zip(grid, kinds, strict=False):
+    """Latency, throughput and refusals against load."""
+    times = np.array([s.time for s in samples])
+    looks = np.array([s.load for s in samples])
+
+    def load_at(moments: Sequence[float]) -> Array:
+        """That of the last look before each moment."""
+        return looks[np.maximum(np.searchsorted(times, moments, side="right") - 1, 0)]
+
+    dues, ends = load_at([o.due for o in outcomes]), load_at([o.ended for o in outcomes])
+    edges = np.linspace(dues.min(), dues.max(), LEVELS + 1)[1:-1]
+    due_levels, end_levels = np.digitize(dues, edges), np.digitize(ends, edges)
+    spans = np.bincount(np.digitize(looks[:-1], edges), np.diff(times), minlength=LEVELS)
+    levels = np.unique(due_levels)
+    loads = {level: float(dues[due_levels == level].mean()) for level in levels}
+    fates = np.array([o.fate for o in outcomes])
+    seconds = np.array([o.seconds for o in outcomes])
+    audio = np.array([o.audio_seconds for o in outcomes])
+    kinds = np.array([o.kind for o in outcomes])
+
+    panels = iter(figure.subplots(2, 3).ravel())
+    for kind in KINDS:
+        if kind not in kinds:
+            continue
+        axes = next(panels)
+        found = {
+            level: quantiles(
+                seconds[(due_levels == level) & (kinds == kind) & (fates == "answered")].tolist()
+            )
+            for level in levels
+        }
         for name, style in LINES.items():
-            points = []
-            for chosen in levels:
-                own = [
-                    o.seconds
-                    for o, inside in zip(outcomes, chosen, strict=True)
-                    if inside and o.kind == kind and o.fate == "answered"
-                ]
-                if own:
-                    points.append((loads[chosen].mean(), quantiles(own)[name]))
+            points = [(loads[level], own[name]) for level, own in found.items() if own]
             if points:
                 axes.plot(
                     *zip(*points, strict=True), style, color=COLOURS[kind], marker=".", label=name
                 )
+                axes.legend(frameon=False)
         _label(axes, kind, unit, "seconds")
-        axes.legend(frameon=False)
-    throughput, fates = grid[len(kinds) : len(kinds) + 2]
-    rates = [(loads[chosen].mean(), *_rates(outcomes, chosen, loads, samples)) for chosen in levels]
-    load, audio, refused, failed = map(np.array, zip(*rates, strict=True))
-    throughput.plot(load, audio, ".-", color="#333333")
-    _label(throughput, "throughput", unit, "audio seconds in a second")
-    fates.plot(load, 100 * refused, ".-", color="#D55E00", label="refused (503)")
-    fates.plot(load, 100 * failed, ".--", color="#CC79A7", label="failed")
-    _label(fates, "not answered", unit, "% of the requests")
-    fates.legend(frameon=False)
-    for axes in grid[len(kinds) + 2 :]:
+
+    throughput, unanswered = next(panels), next(panels)
+    passed = [level for level in levels if spans[level] > 0]  # some lay between two looks
+    rates = [
+        audio[(end_levels == level) & (fates == "answered")].sum() / spans[level]
+        for level in passed
+    ]
+    throughput.plot([loads[level] for level in passed], rates, ".-", color="#333333")
+    _label(throughput, "throughput", unit, "audio seconds answered in a second")
+    for fate, style, colour in (("refused", ".-", "#D55E00"), ("failed", ".--", "#CC79A7")):
+        shares = [100 * (fates[due_levels == level] == fate).mean() for level in levels]
+        unanswered.plot(list(loads.values()), shares, style, color=colour, label=fate)
+    _label(unanswered, "not answered", unit, "% of the requests")
+    unanswered.set_ylim(top=max(1.0, unanswered.get_ylim()[1]))
+    unanswered.legend(frameon=False)
+    for axes in panels:
         axes.set_visible(False)
-
-
-def _levels(loads: Array) -> list[NDArray[np.bool_]]:
-    """Which requests belong to each level of load that had any, from the lowest on."""
-    edges = np.linspace(loads.min(), loads.max(), LEVELS + 1)[1:-1]
-    places = np.digitize(loads, edges)
-    return [places == level for level in np.unique(places)]
-
-
-def _rates(
-    outcomes: Sequence[Outcome],
-    chosen: NDArray[np.bool_],
-    loads: Array,
-    samples: Sequence[Sample],
-) -> tuple[float, float, float]:
-    """Audio seconds answered in a second at a level, and the shares refused and failed there."""
-    own = [o for o, inside in zip(outcomes, chosen, strict=True) if inside]
-    low, high = loads[chosen].min(), loads[chosen].max()
-    times = np.array([s.time for s in samples])
-    steps = np.diff(times, append=times[-1])
-    at_level = np.array([low <= s.load <= high for s in samples])
-    # A level may be passed between two looks.
-    seconds = max(float(steps[at_level].sum()), SHORTEST_WINDOW)
-    audio = sum(o.audio_seconds for o in own if o.fate == "answered")
-    refused = sum(o.fate == "refused" for o in own)
-    failed = sum(o.fate == "failed" for o in own)
-    return audio / seconds, refused / len(own), failed / len(own)
 
 
 def _draw_time(
@@ -197,7 +192,7 @@ def _draw_time(
     )
 
     load.step(times - begin, [s.load for s in samples], where="post", color="#333333")
-    _label(load, "", "", unit)
+    _label(load, "", "", f"load:\n{unit}".replace(" due in", "\ndue in"))
 
     ended = np.array([o.ended for o in outcomes if o.fate == "answered"])
     audio = np.array([o.audio_seconds for o in outcomes if o.fate == "answered"])
@@ -227,31 +222,42 @@ def _draw_time(
                     label=f"{kind} {name}",
                 )
     latency.set_yscale("log")
+    latency.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    latency.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    latency.yaxis.set_minor_formatter(NullFormatter())
     _label(latency, "", "", "latency in seconds,\nby time due")
     latency.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
     _draw_seen(queue, times - begin, samples, "queued")
     _label(queue, "", "", "requests that wait\nin the server")
 
-    worked = _per_window(samples, "busy_seconds", edges)
-    batches = _per_window(samples, "batches", edges)
-    together = _per_window(samples, "batched_requests", edges)
-    if worked is not None and batches is not None and together is not None:
-        workers = max((s.workers or 1 for s in samples), default=1)
-        use.plot(middle, 100 * worked / width / workers, color="#0072B2", label="workers busy, %")
-        sizes = np.divide(together, batches, out=np.full_like(together, np.nan), where=batches > 0)
-        other = use.twinx()
-        other.plot(middle, sizes, ".", color="#E69F00")
-        other.set_ylabel("requests in a batch", color="#E69F00")
-        other.set_ylim(bottom=0)
-        other.spines[["top"]].set_visible(False)
-        use.set_ylim(0, 110)
-    else:
-        _nothing(use)
-    _label(use, "", "", "worker use in %")
+    # A batch is counted when it ends, so short windows would jump.
+    _draw_use(use, samples, np.linspace(begin, end, USE_WINDOWS + 1))
+    _label(use, "", "", "worker use in %,\nby end of batch")
 
     _draw_seen(memory, times - begin, samples, "worker_bytes", 1e-6)
     _label(memory, "", "seconds from the start", "workers' memory\nin MB")
+
+
+def _draw_use(axes: Axes, samples: Sequence[Sample], edges: Array) -> None:
+    """Share of the time in which the workers worked, and the mean batch."""
+    worked = _per_window(samples, "busy_seconds", edges)
+    batches = _per_window(samples, "batches", edges)
+    together = _per_window(samples, "batched_requests", edges)
+    if worked is None or batches is None or together is None:
+        _nothing(axes)
+        return
+    middle = (edges[:-1] + edges[1:]) / 2 - edges[0]
+    workers = max(s.workers or 1 for s in samples)
+    share = 100 * worked / np.diff(edges) / workers
+    axes.plot(middle, share, ".-", color="#0072B2")
+    axes.set_ylim(top=max(100.0, share.max()))
+    sizes = np.divide(together, batches, out=np.full_like(together, np.nan), where=batches > 0)
+    other = axes.twinx()
+    other.plot(middle, sizes, ".--", color="#E69F00")
+    other.set_ylabel("requests in a batch", color="#E69F00")
+    other.set_ylim(bottom=0)
+    other.spines[["top"]].set_visible(False)
 
 
 def _draw_seen(

@@ -443,7 +443,12 @@ def main() -> None:
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         entries = [
-            {"name": row.name, "rtfx": row.rtfx.rounds, "p95": row.p95 and row.p95.rounds, "wer": row.wer}
+            {
+                "name": row.name,
+                "rtfx": row.rtfx.rounds,
+                "p95": row.p95 and row.p95.rounds,
+                "wer": row.wer,
+            }
             for row in rows
         ]  # fmt: skip
         probe = {"alone": alone, "at_half_capacity": loaded}
