@@ -165,7 +165,7 @@ def deal(
 def _decode(content: bytes) -> NDArray[np.float32]:
     """Samples (samples,) at 16 kHz, mono."""
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), mode="r") as container:
         frames = [*container.decode(audio=0), None]  # None flushes the resampler
         blocks = [part.to_ndarray()[0] for frame in frames for part in resampler.resample(frame)]
     return np.concatenate(blocks)

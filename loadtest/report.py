@@ -207,7 +207,7 @@ def _draw_time(
             for window in range(len(middle)):
                 own = [
                     outcomes[i].seconds
-                    for i in np.flatnonzero(places == window)
+                    for i in np.flatnonzero(places == window).tolist()
                     if outcomes[i].kind == kind and outcomes[i].fate == "answered"
                 ]
                 if own:

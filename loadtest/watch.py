@@ -20,12 +20,6 @@ PERIOD_SECONDS = 1.0
 TIMEOUT_SECONDS = 5.0
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 WORKER_SCRIPT = "model_service_worker"
-COUNTERS = {
-    "busy_seconds": ("steno_decode_seconds_sum", "steno_model_seconds_sum"),
-    "batches": ("steno_batch_size_count",),
-    "batched_requests": ("steno_batch_size_sum",),
-    "audio_seconds": ("steno_audio_seconds_total",),
-}
 
 
 class Sample(NamedTuple):
@@ -130,12 +124,16 @@ class Watch:
         for family in text_string_to_metric_families(response.text):
             for item in family.samples:
                 totals[item.name] = totals.get(item.name, 0.0) + item.value
-        # A counter appears with the first batch.
+
+        def counted(*names: str) -> float:
+            """A counter appears with the first batch."""
+            return sum(totals.get(name, 0.0) for name in names)
+
         return sample._replace(
-            **{
-                field: sum(totals.get(name, 0.0) for name in names)
-                for field, names in COUNTERS.items()
-            }
+            busy_seconds=counted("steno_decode_seconds_sum", "steno_model_seconds_sum"),
+            batches=counted("steno_batch_size_count"),
+            batched_requests=counted("steno_batch_size_sum"),
+            audio_seconds=counted("steno_audio_seconds_total"),
         )
 
 

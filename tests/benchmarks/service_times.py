@@ -20,7 +20,7 @@ import torch
 from handler.batch import BatchTranscriber, Item
 from handler.config import HandlerConfig
 from handler.transport import Part
-from loadtest.recordings import KINDS, Recording, make_recordings
+from loadtest.recordings import Kind, Recording, make_recordings
 from loadtest.service_time import DEFAULT, ServiceTime
 from model.recognizer import Recognizer
 from training.files import write_text
@@ -31,19 +31,19 @@ SIZES = (1, 1, 2, 3, 4, 6, 8, 8)
 LONG_SHARE = 0.06
 
 
-def draw(sizes: int, seed: int) -> list[list[Recording]]:
+def draw(count: int, seed: int) -> list[list[Recording]]:
     """Batches of all sizes, most of one kind or of two."""
     made = make_recordings()
+    short: tuple[Kind, ...] = ("command", "sentence")
     rng = random.Random(seed)
     batches = []
-    for number in range(sizes):
-        kinds = rng.choices(("command", "sentence"), k=2)
-        batch = []
-        for _ in range(SIZES[number % len(SIZES)]):
-            long = rng.random() < LONG_SHARE
-            kind = next(k for k in KINDS if k == ("long" if long else rng.choice(kinds)))
-            batch.append(rng.choice(made[kind]))
-        batches.append(batch)
+    for number in range(count):
+        pair = rng.choices(short, k=2)
+        kinds: list[Kind] = [
+            "long" if rng.random() < LONG_SHARE else rng.choice(pair)
+            for _ in range(SIZES[number % len(SIZES)])
+        ]
+        batches.append([rng.choice(made[kind]) for kind in kinds])
     # Each long recording alone, and a bad one, whatever the draw gave.
     return [*batches, *([recording] for recording in made["long"][::2]), made["bad"][:1]]
 
