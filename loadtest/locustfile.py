@@ -20,7 +20,7 @@ from locust import LoadTestShape, User, events, task
 from locust.env import Environment
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, WorkerRunner
 
-from loadtest.objectives import Check, Objectives, judge, read_objectives
+from loadtest.objectives import DEFAULT, Check, Objectives, judge, read_objectives
 from loadtest.outcomes import Fate, Outcome
 from loadtest.recordings import Kind, Mode, Recording, deal, make_recordings, parse_mix
 from loadtest.report import Results, write_results
@@ -29,7 +29,6 @@ from loadtest.transports import Grpc, Http, Transport
 from loadtest.watch import Watch
 
 DEFAULT_MIX = "command=45,sentence=40,long=10,bad=5"
-DEFAULT_OBJECTIVES = Path(__file__).with_name("objectives.yaml")
 DEFAULT_PEAK, DEFAULT_SECONDS = 4, 60.0
 # Exit codes: the objectives were missed; the test could not be made.
 MISSED, BROKEN = 1, 2
@@ -71,7 +70,7 @@ def add_options(parser: Any) -> None:
     add("--management-url", env_var="STENO_MANAGEMENT_URL", help="…/models/asr")
     add("--management-token", env_var="STENO_MANAGEMENT_TOKEN", is_secret=True)
     add("--metrics-url", env_var="STENO_METRICS_URL", help="…/metrics")
-    add("--objectives", default=str(DEFAULT_OBJECTIVES), help="YAML file")
+    add("--objectives", default=str(DEFAULT), help="YAML file")
     add("--output", default="runs/loadtest", help="folder for report.html and results.json")
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from loadtest.outcomes import QUANTILES, Outcome, summarize, total
 from loadtest.recordings import Kind
 
+DEFAULT = Path(__file__).with_name("objectives.yaml")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from loadtest.locustfile import DEFAULT_OBJECTIVES
-from loadtest.objectives import Latency, Objectives, judge, read_objectives
+from loadtest.objectives import DEFAULT, Latency, Objectives, judge, read_objectives
 from loadtest.outcomes import Fate, Outcome, summarize, total
 from loadtest.recordings import Kind
 
@@ -14,7 +13,7 @@ def outcome(kind: Kind, seconds: float, fate: Fate = "answered", due: float = 0.
 
 
 def test_the_shipped_objectives_are_read() -> None:
-    objectives = read_objectives(DEFAULT_OBJECTIVES)
+    objectives = read_objectives(DEFAULT)
     assert set(objectives.latency) == {"command", "sentence", "long", "bad"}
     assert objectives.most_failed == 0
 
