@@ -26,7 +26,7 @@ def test_the_shipped_objectives_are_read() -> None:
         ("latency: {song: {p95: 1}}", "song"),
         ("latency: {command: {p50: 2, p95: 1}}", "higher quantile"),
         ("most_refused: 2", "most_refused"),
-        ("latency: [", "flow sequence"),
+        ("latency: [", "flow node"),
     ],
 )
 def test_a_wrong_file_is_refused_and_named(tmp_path: Path, text: str, names: str) -> None:
