@@ -67,7 +67,7 @@ class ServiceTime(BaseModel):
     spread: NonNegativeFloat
     piece_seconds: PositiveFloat
     max_batch_seconds: PositiveFloat
-    measured: dict[str, str | float] = {}
+    measured: dict[str, str | int | float] = {}
 
     @classmethod
     def fit(

@@ -2,7 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from loadtest import capacity
 from loadtest.capacity import DEFAULT_CONFIG, Plan, main, most_rate, replicas_for, steady
 from loadtest.objectives import Latency, Objectives, judge
 from loadtest.report import Results, write_results
@@ -26,8 +28,6 @@ PLAN = Plan(
 
 
 def test_the_shipped_config_is_the_plan_that_the_class_describes() -> None:
-    import yaml
-
     plan = Plan.model_validate(yaml.safe_load(DEFAULT_CONFIG.read_text()))
     assert plan.pods == Pods()
     assert plan.mix == Plan().mix and plan.lengths == Plan().lengths
@@ -35,8 +35,6 @@ def test_the_shipped_config_is_the_plan_that_the_class_describes() -> None:
 
 
 def test_pods_have_the_settings_that_are_shipped() -> None:
-    import yaml
-
     shipped = yaml.safe_load(Path("handler/model-config.yaml").read_text())
     pods = Pods()
     assert pods.batch_size == shipped["batchSize"]
@@ -74,7 +72,7 @@ def service_file(tmp_path: Path) -> Path:
 
 def write_test(folder: Path, loop: str) -> Path:
     """Results of a load test whose server was a simulated pod."""
-    found = simulate(PLAN.arrivals(1.0, 1000.0, seed=5), SERVICE, PLAN.pods, 1, seed=5)
+    found = simulate(PLAN.arrivals(1.0, 4000.0, seed=5), SERVICE, PLAN.pods, 1, seed=5)
     outcomes = [o._replace(due=o.due + 1.7e9) for o in found.outcomes]
     results = Results({"host": "h", "loop": loop}, outcomes, [], judge(Objectives(), outcomes))
     return write_results(folder, results).with_name("results.json")
@@ -91,7 +89,7 @@ def test_a_check_finds_a_server_that_is_as_simulated(
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "| p" in line]
     assert len(rows) == 4
     for row in rows:
-        assert abs(float(row[6].strip(" %"))) <= 10
+        assert abs(float(row[6].strip(" %"))) <= 15
     assert "| sentence | p95 |" in document.read_text()
 
 
@@ -112,7 +110,10 @@ def test_a_wrong_key_is_named(
     assert "peek" in capsys.readouterr().err
 
 
-def test_a_small_plan_fills_its_document_and_draws(tmp_path: Path) -> None:
+def test_a_small_plan_fills_its_document_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "TRIAL_REQUESTS", 1_000)
     measured = {"median_relative_error": 0.1, "largest_relative_error": 0.3, "date": "d"}
     service = tmp_path / "service_time.json"
     facts = {**measured, "command": "c", "machine": "m", "batches": 9}
