@@ -119,7 +119,17 @@ class Test:
         return float(users * self.options.rate if self.options.loop == "open" else users)
 
     def start(self) -> None:
-        """Begin a new test with the options as they are now; the web page can change them."""
+        """Begin a new test with the options as they are now; the web page can change them.
+
+        Raises:
+            ValueError: an option that makes no sense, with what would.
+        """
+        if not self.options.rate > 0:
+            raise ValueError(f"--rate is {self.options.rate:g}; it must be above 0")
+        if not self.options.think >= 0:
+            raise ValueError(f"--think is {self.options.think:g}; it must be at least 0")
+        if self.options.headless and not self.options.host:
+            raise ValueError("--host is missing; give the endpoint, as http://127.0.0.1:8080")
         self.outcomes = []
         self.checks = None
         mode = self.options.mode

@@ -10,6 +10,7 @@ import numpy as np
 from loadtest.recordings import KINDS, Kind
 
 Fate = Literal["answered", "refused", "failed"]
+MOST_REASONS = 20
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
@@ -111,5 +112,7 @@ def total(outcomes: Sequence[Outcome]) -> Totals:
         duration=duration,
         audio_seconds=audio,
         rtfx=audio / duration if duration else 0.0,
-        reasons=dict(Counter(o.reason for o in outcomes if o.fate == "failed").most_common()),
+        reasons=dict(
+            Counter(o.reason for o in outcomes if o.fate == "failed").most_common(MOST_REASONS)
+        ),
     )

@@ -89,6 +89,7 @@ def test_where_nothing_answers_every_request_fails_and_the_verdict_is_1(tmp_path
     [
         (("--mix", "songs=1"), "KIND=SHARE"),
         (("--objectives", "nowhere.yaml"), "nowhere.yaml"),
+        (("--rate", "0"), "--rate is 0"),
     ],
 )
 def test_what_cannot_be_tested_ends_with_2_and_the_reason(
