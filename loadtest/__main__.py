@@ -1,0 +1,74 @@
+"""A load test from one command: python -m loadtest [--host URL] [Locust's options and ours]
+
+Without --host it starts the packed checkpoint's TorchServe on this machine and stops it afterwards.
+The exit status is 0 when the objectives are met, 1 when one is missed, 2 when no test could be made.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from handler.server import ServerError, TorchServe
+
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+ROOT = LOCUSTFILE.parent.parent
+DEFAULTS = ("--headless", "--users", "4", "--run-time", "60s", "--only-summary")
+BROKEN = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a test; what is not ours goes to Locust, where the last of two equal options counts."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("--help", action="store_true", help="our options and Locust's")
+    parser.add_argument("--host", help="an endpoint that runs; its token is STENO_TOKEN or --token")
+    parser.add_argument(
+        "--model-store", type=Path, default=Path("dist"), help="without --host: folder with asr.mar"
+    )
+    options, for_locust = parser.parse_known_args(arguments)
+    if options.help:
+        parser.print_help()
+        return _locust(["--help"], {})
+    if options.host:
+        return _locust([*DEFAULTS, "--host", options.host, *for_locust], {})
+    try:
+        with TorchServe(options.model_store) as server:
+            over_grpc = "grpc" in for_locust
+            port = server.ports.grpc_inference if over_grpc else server.ports.inference
+            host = f"127.0.0.1:{port}" if over_grpc else f"http://127.0.0.1:{port}"
+            keys = json.loads(server.key_file.read_text())
+            tokens = {  # not on the command line, which every user of the machine can read
+                "STENO_TOKEN": keys["inference"]["key"],
+                "STENO_MANAGEMENT_TOKEN": keys["management"]["key"],
+                "STENO_MANAGEMENT_URL": server.management_url,
+                "STENO_METRICS_URL": server.metrics_url,
+            }
+            return _locust([*DEFAULTS, "--host", host, *for_locust], tokens)
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BROKEN
+    except KeyboardInterrupt:
+        return BROKEN
+
+
+def _locust(arguments: list[str], variables: dict[str, str]) -> int:
+    """Run Locust in a process of its own: it patches the standard library for gevent."""
+    # Its folder must find `loadtest`, from wherever this is called.
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments],
+        env={**os.environ, "PYTHONPATH": path, **variables},
+        check=False,
+    ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,413 @@
+"""Capacity planning: how many pods, which autoscaling target, what latency, what cost.
+
+    python -m loadtest.capacity plan [--config loadtest/capacity.yaml] [--document docs/capacity.md]
+    python -m loadtest.capacity check runs/loadtest/results.json
+
+`plan` simulates pods with the measured service time (`make bench-service-time`). `check` replays the
+arrivals of an open-loop load test against one simulated pod, and says how far the simulation is off.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import matplotlib as mpl
+import yaml
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from loadtest.objectives import Latency, Objectives, judge
+from loadtest.outcomes import Outcome, Summary, summarize
+from loadtest.recordings import Kind, parse_mix
+from loadtest.report import read_outcomes
+from loadtest.service_time import DEFAULT as SERVICE_TIME
+from loadtest.service_time import ServiceTime, read_service_time
+from loadtest.shapes import day
+from loadtest.simulation import (
+    Arrival,
+    Autoscaling,
+    Pods,
+    Simulated,
+    poisson_arrivals,
+    simulate,
+)
+from training.documents import fill
+from training.files import atomic_writer
+
+HOUR = 3600.0
+DEFAULT_CONFIG = Path(__file__).with_name("capacity.yaml")
+# A rate is searched until its bounds are so close; a trial has so many requests, or more.
+PRECISION = 1.05
+TRIAL_REQUESTS = 6_000
+TRIAL_SECONDS = 90.0
+# Where a pod may not even be so busy, the wait is not what misses the objectives.
+LEAST_USE = 0.01
+# What comes while the queues are still filling is no steady state.
+WARM_UP = 1 / 3
+
+
+class Plan(BaseModel):
+    """What is planned for; the YAML file's keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    peak: PositiveFloat = 6.0
+    first_hour: float = Field(default=5.0, ge=0, lt=24)
+    last_hour: float = Field(default=12.0, gt=0, le=24)
+    mix: str = "command=45,sentence=40,long=10,bad=5"
+    lengths: Mapping[Kind, tuple[float, ...]] = {
+        "command": (2.0, 3.8, 3.9),
+        "sentence": (7.0, 7.4, 9.9),
+        "long": (60.0, 180.0),
+        "bad": (0.0,),
+    }
+    objectives: Objectives = Objectives(
+        latency={"command": Latency(p95=3.0), "sentence": Latency(p95=4.0)}, most_refused=0.001
+    )
+    pods: Pods = Pods()
+    autoscaling: Autoscaling = Autoscaling(max_replicas=40)
+    targets: tuple[PositiveFloat, ...] = (0.5, 1, 2, 4, 8)
+    nodes: tuple[PositiveInt, ...] = (1, 2, 5, 10, 30, 100, 300, 1000)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Plan":
+        shares = parse_mix(self.mix)
+        if missing := [k for k, share in shares.items() if share and not self.lengths.get(k)]:
+            raise ValueError(f"lengths has nothing for {', '.join(missing)}, which the mix has")
+        if self.first_hour >= self.last_hour:
+            raise ValueError("first_hour must be before last_hour")
+        return self
+
+    def arrivals(self, rate: float, duration: float, seed: int) -> list[Arrival]:
+        """A constant rate for so many seconds."""
+        return poisson_arrivals(lambda _: rate, duration, self._shares(), self.lengths, seed)
+
+    def curve(self, seed: int) -> list[Arrival]:
+        """The hours of the day."""
+
+        def rate(time: float) -> float:
+            return self.peak * day((self.first_hour + time / HOUR) / 24)
+
+        duration = (self.last_hour - self.first_hour) * HOUR
+        return poisson_arrivals(rate, duration, self._shares(), self.lengths, seed)
+
+    def _shares(self) -> dict[Kind, float]:
+        return {kind: share for kind, share in parse_mix(self.mix).items() if share}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One simulated setting.
+
+    Attributes:
+        met: whether the objectives hold.
+        summaries: latency and refusals by kind.
+        cost: of the pods, for the time simulated.
+        audio_hours: answered.
+        mean_replicas: that were paid for.
+        most_replicas: at once.
+        busy: share of the pods' time in which their workers worked.
+    """
+
+    met: bool
+    summaries: dict[Kind, Summary]
+    cost: float
+    audio_hours: float
+    mean_replicas: float
+    most_replicas: int
+    busy: float
+
+
+def evaluate(found: Simulated, plan: Plan, duration: float, skip: float = 0.0) -> Trial:
+    """Judge a simulation; arrivals of the first `skip` seconds are left out of the verdict."""
+    counted = [outcome for outcome in found.outcomes if outcome.due >= skip]
+    hours = found.pod_seconds / HOUR
+    return Trial(
+        met=all(check.met for check in judge(plan.objectives, counted)),
+        summaries=summarize(counted),
+        cost=hours * plan.pods.price_per_hour,
+        audio_hours=sum(o.audio_seconds for o in found.outcomes if o.fate == "answered") / HOUR,
+        mean_replicas=found.pod_seconds / duration,
+        most_replicas=max(count for _, count in found.replicas),
+        busy=found.busy_seconds / found.pod_seconds,
+    )
+
+
+def steady(plan: Plan, service: ServiceTime, rate: float, replicas: int, seed: int) -> Trial:
+    """A constant rate on a fixed number of pods."""
+    duration = max(TRIAL_SECONDS, TRIAL_REQUESTS / rate)
+    found = simulate(plan.arrivals(rate, duration, seed), service, plan.pods, replicas, seed=seed)
+    return evaluate(found, plan, duration, skip=WARM_UP * duration)
+
+
+def most_rate(plan: Plan, service: ServiceTime, replicas: int, seed: int) -> tuple[float, Trial]:
+    """The highest rate that so many pods hold, to within PRECISION, and what it is like.
+
+    Raises:
+        ValueError: even a lone request does not meet the objectives.
+    """
+    # No pod can do more than full batches of the mix, one after the other.
+    sample = [a.audio_seconds for a in plan.arrivals(1.0, 800.0, seed)]
+    size = plan.pods.batch_size
+    batches = [sample[i : i + size] for i in range(0, len(sample) - size, size)]
+    seconds = sum(service.seconds(batch) for batch in batches)
+    high = replicas * size * len(batches) / seconds
+    hopeless = LEAST_USE * high
+    low, best = 0.0, None
+    rate = high / 2
+    while best is None or high / low > PRECISION:
+        trial = steady(plan, service, rate, replicas, seed)
+        if trial.met:
+            low, best = rate, trial
+        else:
+            high = rate
+        if high < hopeless:
+            raise ValueError(
+                "no rate meets the objectives: they are tighter than the time of a lone request"
+            )
+        rate = (low + high) / 2
+    return low, best
+
+
+def replicas_for(plan: Plan, service: ServiceTime, rate: float, seed: int) -> tuple[int, Trial]:
+    """The fewest pods that hold a constant rate."""
+    alone, _ = most_rate(plan, service, 1, seed)
+    count = max(1, int(rate / alone))
+    trial = steady(plan, service, rate, count, seed)
+    while trial.met and count > 1:
+        fewer = steady(plan, service, rate, count - 1, seed)
+        if not fewer.met:
+            return count, trial
+        count, trial = count - 1, fewer
+    while not trial.met:
+        count += 1
+        trial = steady(plan, service, rate, count, seed)
+    return count, trial
+
+
+def scaled(plan: Plan, service: ServiceTime, target: float, seed: int) -> Trial:
+    """The hours of the day, with the autoscaler aiming at `target` waiting requests a worker."""
+    autoscaling = plan.autoscaling.model_copy(update={"queue_per_worker": target})
+    found = simulate(
+        plan.curve(seed), service, plan.pods, autoscaling.min_replicas, autoscaling, seed
+    )
+    return evaluate(found, plan, (plan.last_hour - plan.first_hour) * HOUR)
+
+
+def compare(measured: Sequence[Outcome], simulated: Sequence[Outcome]) -> str:
+    """A table: a load test's figures beside those of the simulation of its arrivals."""
+    rows = []
+    real, ours = summarize(measured), summarize(simulated)
+    for kind, own in real.items():
+        for name in ("p50", "p95"):
+            if name in own.latency and name in ours[kind].latency:
+                seen, made = own.latency[name], ours[kind].latency[name]
+                rows.append(
+                    [
+                        kind,
+                        name,
+                        str(own.answered),
+                        f"{seen:.3f}",
+                        f"{made:.3f}",
+                        f"{made / seen - 1:+.0%}",
+                    ]
+                )
+    heading = ["kind", "", "answers", "measured, s", "simulated, s", "deviation"]
+    return _table(heading, rows)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Replay a load test's arrivals and compare."""
+    loop = json.loads(arguments.results.read_text(encoding="utf-8"))["facts"]["loop"]
+    if loop != "open":
+        raise ValueError(
+            f"{arguments.results} is of a {loop} loop, whose arrivals wait for answers; "
+            "replay one made with --loop open"
+        )
+    outcomes = sorted(read_outcomes(arguments.results), key=lambda outcome: outcome.due)
+    start = outcomes[0].due
+    arrivals = [Arrival(o.due - start, o.kind, o.audio_seconds) for o in outcomes]
+    service = read_service_time(arguments.service_time)
+    plan = _read_plan(arguments.config)
+    found = simulate(arrivals, service, plan.pods, 1, seed=arguments.seed)
+    rate = len(arrivals) / (arrivals[-1].time or 1.0)
+    busy = found.busy_seconds / found.pod_seconds
+    text = (
+        f"{len(arrivals)} arrivals, {rate:.2f} in a second; the simulated worker was busy for "
+        f"{busy:.0%} of the time.\n\n{compare(outcomes, found.outcomes)}"
+    )
+    print(text)
+    if arguments.document:
+        fill(arguments.document, "check", text)
+
+
+def make_plan(arguments: argparse.Namespace) -> None:
+    """Answer the questions of the config, and draw the plan from one node to a thousand."""
+    plan, service = _read_plan(arguments.config), read_service_time(arguments.service_time)
+    seed = arguments.seed
+    count, trial = replicas_for(plan, service, plan.peak, seed)
+    texts = {
+        "service-time": _service_table(service),
+        "peak": f"{plan.peak:g} requests in a second need **{count} pods** all the time.\n\n"
+        + _trials_table("pods", [(str(count), trial)]),
+        "targets": _trials_table(
+            "target", [(f"{t:g}", scaled(plan, service, t, seed)) for t in plan.targets]
+        ),
+    }
+    rates: dict[str, list[tuple[int, float, Trial]]] = {}
+    for routing in ("random", "least_request"):
+        routed = plan.model_copy(update={"pods": plan.pods.model_copy(update={"routing": routing})})
+        find = partial(most_rate, routed, service, seed=seed)
+        rates[routing] = [(nodes, *find(nodes)) for nodes in plan.nodes]
+    texts["nodes"] = _nodes_table(rates)
+    print("\n\n".join(texts.values()))
+    if arguments.document:
+        for name, text in texts.items():
+            fill(arguments.document, name, text)
+    if arguments.plot:
+        draw(rates, arguments.plot)
+
+
+def draw(rates: Mapping[str, Sequence[tuple[int, float, Trial]]], path: Path) -> None:
+    """Draw what each number of nodes holds, and how busy it is then, as an SVG."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    total, busy = figure.subplots(1, 2)
+    for (routing, found), style in zip(rates.items(), ("o-", "s--"), strict=True):
+        nodes = [count for count, _, _ in found]
+        total.plot(nodes, [rate for _, rate, _ in found], style, label=routing.replace("_", " "))
+        busy.plot(nodes, [100 * trial.busy for _, _, trial in found], style)
+    total.set(ylabel="requests in a second within the objectives", yscale="log")
+    busy.set(ylabel="workers busy then, %", ylim=(0, 100))
+    for axes in (total, busy):
+        axes.set(xlabel="nodes with one pod each", xscale="log")
+        axes.grid(color="#dddddd", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    total.legend(title="routing", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context({"svg.hashsalt": "capacity"}), atomic_writer(path) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def _service_table(service: ServiceTime) -> str:
+    facts = service.measured
+    rows = [
+        ["for a batch", f"{1000 * service.per_batch:.1f} ms"],
+        ["for each request of it", f"{1000 * service.per_request:.1f} ms"],
+        ["for each padded second", f"{1000 * service.per_padded_second:.2f} ms"],
+        ["for each second of a group's longest piece", f"{1000 * service.per_longest_second:.2f} ms"],
+        ["median, largest deviation of the fit",
+         f"{facts['median_relative_error']:.1%}, {facts['largest_relative_error']:.0%}"],
+    ]  # fmt: skip
+    return (
+        f"{_table(['', 'time of the worker'], rows)}\n\nMeasured on {facts['date']} with "
+        f"`{facts['command']}` on {facts['machine']}; {facts['batches']} batches."
+    )
+
+
+def _trials_table(heading: str, trials: Sequence[tuple[str, Trial]]) -> str:
+    kinds = [kind for kind in trials[0][1].summaries if kind != "bad"]
+    rows = []
+    for name, trial in trials:
+        sent = sum(own.requests for own in trial.summaries.values())
+        refused = sum(own.refused for own in trial.summaries.values())
+        rows.append(
+            [
+                name,
+                "yes" if trial.met else "**no**",
+                *(
+                    f"{trial.summaries[kind].latency.get('p95', float('nan')):.2f}"
+                    for kind in kinds
+                ),
+                f"{refused / sent:.2%}",
+                f"{trial.mean_replicas:.1f}, {trial.most_replicas}",
+                f"{trial.busy:.0%}",
+                f"{trial.cost:.2f}",
+                f"{1000 * trial.cost / trial.audio_hours:.2f}",
+            ]
+        )
+    columns = [
+        heading,
+        "within the objectives",
+        *(f"p95 of {kind}, s" for kind in kinds),
+        "refused",
+        "pods: mean, most",
+        "busy",
+        "cost",
+        "cost of 1,000 h of audio",
+    ]
+    return _table(columns, rows)
+
+
+def _nodes_table(rates: Mapping[str, Sequence[tuple[int, float, Trial]]]) -> str:
+    rows = []
+    for own, other in zip(rates["random"], rates["least_request"], strict=True):
+        nodes, rate, trial = own
+        _, pooled, shared = other
+        rows.append(
+            [
+                f"{nodes:,}",
+                f"{rate:,.1f}",
+                f"{trial.busy:.0%}",
+                f"{pooled:,.1f}",
+                f"{shared.busy:.0%}",
+                f"{1000 * shared.cost / shared.audio_hours:.2f}",
+            ]
+        )
+    heading = [
+        "nodes",
+        "requests in a second, random routing",
+        "busy",
+        "least-request routing",
+        "busy",
+        "cost of 1,000 h of audio",
+    ]
+    return _table(heading, rows)
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = (heading, ["---"] * len(heading), *rows)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _read_plan(path: Path) -> Plan:
+    try:
+        return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plan or check; the exit status is 1 when a file is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.capacity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True)
+    planning = commands.add_parser("plan", help="how many pods, which target, what cost")
+    planning.add_argument("--plot", type=Path, help="SVG of the plan")
+    planning.set_defaults(run=make_plan)
+    checking = commands.add_parser("check", help="against a load test")
+    checking.add_argument("results", type=Path, help="results.json of an open-loop test")
+    checking.set_defaults(run=check)
+    for command in (planning, checking):
+        command.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+        command.add_argument("--service-time", type=Path, default=SERVICE_TIME)
+        command.add_argument("--document", type=Path, help="page whose tables to fill")
+        command.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

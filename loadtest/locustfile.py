@@ -1,0 +1,283 @@
+"""Locust's way in: `locust -f loadtest/locustfile.py --host … --token …`, headless or with its web page.
+
+One user is one caller in the closed loop: send, wait for the answer, think, send again. In the open
+loop one user is a stream of Poisson arrivals that does not wait, so many users are a stream of
+their summed rate, and a shape changes the rate just as it changes the number of callers.
+"""
+
+import argparse
+import itertools
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gevent
+import grpc.experimental.gevent
+from gevent.pool import Pool
+from locust import LoadTestShape, User, events, task
+from locust.env import Environment
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, WorkerRunner
+
+from loadtest.objectives import DEFAULT, Check, Objectives, judge, read_objectives
+from loadtest.outcomes import Fate, Outcome
+from loadtest.recordings import Kind, Mode, Recording, deal, make_recordings, parse_mix
+from loadtest.report import Results, write_results
+from loadtest.shapes import SHAPES
+from loadtest.transports import Grpc, Http, Transport
+from loadtest.watch import Watch
+
+DEFAULT_MIX = "command=45,sentence=40,long=10,bad=5"
+DEFAULT_PEAK, DEFAULT_SECONDS = 4, 60.0
+# Exit codes: the objectives were missed; the test could not be made.
+MISSED, BROKEN = 1, 2
+# Of one user in the open loop, which waits for nothing.
+OPEN_CONNECTIONS = 10_000
+FACTS = (
+    *("host", "protocol", "loop", "rate", "think", "shape", "num_users", "run_time"),
+    *("mix", "mode", "seed"),
+)
+
+logger = logging.getLogger(__name__)
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: Any) -> None:
+    """Add our options to Locust's; they stand in its web page, too."""
+    add = parser.add_argument  # a group of arguments would not know `is_secret`
+    add("--protocol", choices=["http", "grpc"], default="http", env_var="STENO_PROTOCOL")
+    add(
+        "--loop",
+        choices=["closed", "open"],
+        default="closed",
+        help="closed: a user waits for its answer; open: a user is a fixed rate of arrivals",
+    )
+    add("--rate", type=float, default=1.0, help="open loop: requests in a second of one user")
+    add("--think", type=float, default=0.0, help="closed loop: mean seconds between two requests")
+    add(
+        "--shape",
+        choices=["flat", *SHAPES],
+        default="flat",
+        include_in_web_ui=False,  # Locust must know at its start whether there is one
+        help="how the users change over --run-time, up to --users",
+    )
+    add("--mix", default=DEFAULT_MIX, help="shares of the kinds of recordings")
+    add("--mode", choices=["accurate", "fast"], default="accurate")
+    add("--seed", type=int, default=0, help="of the order and of the arrivals")
+    add("--answer-timeout", type=float, default=600.0, help="seconds")
+    add("--token", env_var="STENO_TOKEN", is_secret=True, help="for predictions")
+    add("--management-url", env_var="STENO_MANAGEMENT_URL", help="…/models/asr")
+    add("--management-token", env_var="STENO_MANAGEMENT_TOKEN", is_secret=True)
+    add("--metrics-url", env_var="STENO_METRICS_URL", help="…/metrics")
+    add("--objectives", default=str(DEFAULT), help="YAML file")
+    add("--output", default="runs/loadtest", help="folder for report.html and results.json")
+
+
+class Shape(LoadTestShape):
+    """The shape that --shape names, up to --users within --run-time."""
+
+    abstract = True  # chosen in `prepare`; Locust must not find it by itself
+    use_common_options = True
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__()
+        self._options = options
+
+    def tick(self) -> tuple[int, float] | None:
+        """Users now, and users to start in a second; None at the end."""
+        passed = self.get_run_time() / (self._options.run_time or DEFAULT_SECONDS)
+        if passed >= 1:
+            return None
+        peak = self._options.num_users or DEFAULT_PEAK
+        # At least one: Locust takes none for the end of the start.
+        return max(1, round(peak * SHAPES[self._options.shape](passed))), float(peak)
+
+
+class Test:
+    """One process's part in a test: what to send, and what became of it."""
+
+    def __init__(self, environment: Environment) -> None:
+        assert environment.parsed_options is not None
+        self.environment = environment
+        self.options: argparse.Namespace = environment.parsed_options
+        self.objectives: Objectives = read_objectives(Path(self.options.objectives))
+        self.outcomes: list[Outcome] = []
+        self.checks: list[Check] | None = None
+        self.watch = Watch(
+            self.load,
+            self.options.management_url,
+            self.options.management_token,
+            self.options.metrics_url,
+        )
+        self._made: dict[Mode, dict[Kind, list[Recording]]] = {}
+        self.start()
+
+    def load(self) -> float:
+        """The load now: callers, or arrivals in a second."""
+        users = self.environment.runner.user_count if self.environment.runner else 0
+        return float(users * self.options.rate if self.options.loop == "open" else users)
+
+    def start(self) -> None:
+        """Begin a new test with the options as they are now; the web page can change them.
+
+        Raises:
+            ValueError: an option that makes no sense, with what would.
+        """
+        if not self.options.rate > 0:
+            raise ValueError(f"--rate is {self.options.rate:g}; it must be above 0")
+        if not self.options.think >= 0:
+            raise ValueError(f"--think is {self.options.think:g}; it must be at least 0")
+        if self.options.headless and not self.options.host:
+            raise ValueError("--host is missing; give the endpoint, as http://127.0.0.1:8080")
+        self.outcomes = []
+        self.checks = None
+        mode = self.options.mode
+        if mode not in self._made:
+            self._made[mode] = make_recordings(mode)
+        # Each worker process deals in another order.
+        process = getattr(self.environment.runner, "worker_index", 0)
+        seed = 1009 * self.options.seed + process
+        self.recordings = deal(self._made[mode], parse_mix(self.options.mix), seed)
+        self.seeds = itertools.count(seed << 20)
+
+    def transport(self, host: str) -> Transport:
+        """Connect one user."""
+        token, timeout = self.options.token, self.options.answer_timeout
+        if self.options.protocol == "grpc":
+            return Grpc(host, token, timeout)
+        return Http(host, token, timeout, 1 if self.options.loop == "closed" else OPEN_CONNECTIONS)
+
+    def remember(self, context: dict[str, Any], **_: Any) -> None:
+        """Keep what became of a request."""
+        self.outcomes.append(context["outcome"])
+
+    def finish(self) -> None:
+        """Judge and report."""
+        self.watch.stop()
+        self.checks = judge(self.objectives, self.outcomes)
+        facts = {name: getattr(self.options, name) for name in FACTS}
+        path = write_results(
+            Path(self.options.output),
+            Results(facts, self.outcomes, self.watch.samples, self.checks),
+        )
+        print("\n" + "\n".join(map(str, self.checks)))
+        print(f"Report: {path}", flush=True)
+
+
+class Caller(User):
+    """A caller of the endpoint, over either protocol and in either loop."""
+
+    test: ClassVar[Test]
+
+    def on_start(self) -> None:
+        """Connect."""
+        self._transport = self.test.transport(self.host or self.environment.host or "")
+        self._rng = random.Random(next(self.test.seeds))
+        self._sent = Pool()
+        self._due = time.time()
+
+    @task
+    def call(self) -> None:
+        """One request in the closed loop; one arrival in the open one."""
+        recording = next(self.test.recordings)
+        options = self.test.options
+        if options.loop == "closed":
+            self._send(recording, time.time())
+            if options.think:
+                gevent.sleep(self._rng.expovariate(1 / options.think))
+            return
+        self._due += self._rng.expovariate(options.rate)
+        gevent.sleep(max(0.0, self._due - time.time()))
+        self._sent.spawn(self._send, recording, self._due)
+
+    def on_stop(self) -> None:
+        """Wait for the answers that are still out: what was sent is counted."""
+        self._sent.join(timeout=self.test.options.answer_timeout)
+        self._transport.close()
+
+    def _send(self, recording: Recording, due: float) -> None:
+        # A late start of ours counts as the caller's wait, or a busy machine would hide the queue.
+        started = time.perf_counter() - max(0.0, time.time() - due)
+        fate: Fate = "answered"
+        reason = ""
+        size = 0
+        try:
+            answer = self._transport.send(recording)
+            size = len(answer.body)
+            if problem := recording.problem(answer.status, answer.body):
+                fate = "refused" if answer.status == 503 else "failed"
+                reason = problem
+        except Exception as error:  # whatever the client raises, the caller has no answer
+            fate, reason = "failed", f"no answer: {type(error).__name__}: {error}"
+        seconds = time.perf_counter() - started
+        outcome = Outcome(recording.kind, due, seconds, recording.seconds, fate, reason)
+        self.environment.events.request.fire(
+            request_type=self.test.options.protocol,
+            name=recording.kind,
+            response_time=1000 * seconds,
+            response_length=size,
+            exception=RuntimeError(reason) if reason else None,
+            context={"outcome": outcome},
+        )
+
+
+@events.init.add_listener
+def prepare(environment: Environment, **_: Any) -> None:
+    """Check what was asked for before the first user starts."""
+    grpc.experimental.gevent.init_gevent()
+    try:
+        Caller.test = Test(environment)
+    except (OSError, ValueError) as error:
+        logger.error("%s", error)
+        raise SystemExit(BROKEN) from error
+    options = Caller.test.options
+    environment.events.request.add_listener(Caller.test.remember)
+    if options.shape != "flat":
+        environment.shape_class = Shape(options)
+        environment.shape_class.runner = environment.runner
+    # A user waits for what it has sent.
+    environment.stop_timeout = environment.stop_timeout or options.answer_timeout
+    # Its clock stood still meanwhile, and --run-time would be counted from before all this.
+    gevent.get_hub().loop.update_now()
+
+
+@events.test_start.add_listener
+def start(environment: Environment, **_: Any) -> None:
+    """Begin a test; the web page can begin several."""
+    Caller.test.start()
+    if not isinstance(environment.runner, WorkerRunner):
+        Caller.test.watch.start()
+
+
+@events.test_stop.add_listener
+def finish(environment: Environment, **_: Any) -> None:
+    """Report, where all outcomes are."""
+    if not isinstance(environment.runner, WorkerRunner):
+        Caller.test.finish()
+
+
+@events.report_to_master.add_listener
+def hand_over(client_id: str, data: dict[str, Any]) -> None:
+    """Send a worker's outcomes to its master."""
+    data["outcomes"], Caller.test.outcomes = Caller.test.outcomes, []
+
+
+@events.worker_report.add_listener
+def take_over(client_id: str, data: dict[str, Any]) -> None:
+    """Take a worker's outcomes."""
+    Caller.test.outcomes += (Outcome(*fields) for fields in data["outcomes"])
+
+
+@events.quitting.add_listener
+def say_verdict(environment: Environment, **_: Any) -> None:
+    """Make the verdict the exit code."""
+    runner = environment.runner
+    if runner is None or isinstance(runner, WorkerRunner):
+        return
+    if runner.state in (STATE_SPAWNING, STATE_RUNNING):  # Ctrl-C
+        runner.stop()
+    checks = Caller.test.checks
+    environment.process_exit_code = (
+        BROKEN if checks is None else int(not all(check.met for check in checks)) * MISSED
+    )

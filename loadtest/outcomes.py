@@ -1,0 +1,118 @@
+"""What became of each request, and figures over many of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from loadtest.recordings import KINDS, Kind
+
+Fate = Literal["answered", "refused", "failed"]
+MOST_REASONS = 20
+QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+
+
+class Outcome(NamedTuple):
+    """One request. A tuple, because Locust's workers send many of them to their master.
+
+    Attributes:
+        due: when it was to be sent, in seconds since the epoch.
+        seconds: from then to the end of the answer.
+        audio_seconds: 0 for a bad file.
+        fate: "answered" as it must be (a bad file with a 4xx), "refused" with 503, or "failed".
+        reason: what was wrong; empty when answered.
+    """
+
+    kind: Kind
+    due: float
+    seconds: float
+    audio_seconds: float
+    fate: Fate
+    reason: str = ""
+
+    @property
+    def ended(self) -> float:
+        """When the answer had come, in seconds since the epoch."""
+        return self.due + self.seconds
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of one kind of request.
+
+    Attributes:
+        latency: seconds by quantile, of the answered ones; empty without any.
+    """
+
+    requests: int
+    answered: int
+    refused: int
+    failed: int
+    latency: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Figures of a whole test.
+
+    Attributes:
+        duration: seconds from the first request to the last answer.
+        rtfx: seconds of audio answered in a second.
+        reasons: how often each reason of a failure came, the most frequent first.
+    """
+
+    requests: int
+    refused: int
+    failed: int
+    duration: float
+    audio_seconds: float
+    rtfx: float
+    reasons: dict[str, int]
+
+
+def quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Quantiles by name, none of nothing."""
+    if not len(seconds):
+        return {}
+    values = np.quantile(np.asarray(seconds), list(QUANTILES.values()))
+    return {name: float(value) for name, value in zip(QUANTILES, values, strict=True)}
+
+
+def summarize(outcomes: Iterable[Outcome]) -> dict[Kind, Summary]:
+    """Figures by kind, of the kinds that were sent."""
+    by_kind: dict[Kind, list[Outcome]] = {kind: [] for kind in KINDS}
+    for outcome in outcomes:
+        by_kind[outcome.kind].append(outcome)
+    summaries = {}
+    for kind, own in by_kind.items():
+        if own:
+            fates = Counter(outcome.fate for outcome in own)
+            answered = [outcome.seconds for outcome in own if outcome.fate == "answered"]
+            summaries[kind] = Summary(
+                requests=len(own),
+                answered=fates["answered"],
+                refused=fates["refused"],
+                failed=fates["failed"],
+                latency=quantiles(answered),
+            )
+    return summaries
+
+
+def total(outcomes: Sequence[Outcome]) -> Totals:
+    """Figures over all kinds."""
+    fates = Counter(outcome.fate for outcome in outcomes)
+    audio = sum(o.audio_seconds for o in outcomes if o.fate == "answered")
+    duration = max(o.ended for o in outcomes) - min(o.due for o in outcomes) if outcomes else 0.0
+    return Totals(
+        requests=len(outcomes),
+        refused=fates["refused"],
+        failed=fates["failed"],
+        duration=duration,
+        audio_seconds=audio,
+        rtfx=audio / duration if duration else 0.0,
+        reasons=dict(
+            Counter(o.reason for o in outcomes if o.fate == "failed").most_common(MOST_REASONS)
+        ),
+    )

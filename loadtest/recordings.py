@@ -1,0 +1,184 @@
+"""What the callers send: short commands, sentences, minutes-long files, and files that must be refused.
+
+All are made in memory from the clips of tests/fixtures; the long ones are clips joined with pauses.
+"""
+
+import io
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import av
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from urllib3.filepost import encode_multipart_formdata
+
+Kind = Literal["command", "sentence", "long", "bad"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Mode = Literal["accurate", "fast"]
+
+FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
+SAMPLE_RATE = 16_000
+COMMAND_SECONDS = 5.0  # a command is shorter, a sentence is not
+PAUSE_SECONDS = 0.4
+# Dealt from a pack of so many, shuffled anew each time, the shares of a mix are exact.
+PACK = 100
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One request.
+
+    Attributes:
+        kind: its class in the objectives: how long it is, or that it is bad.
+        name: file and answer format, for people.
+        content: the file.
+        seconds: of audio; 0 for a bad one.
+        fields: the form's other fields.
+    """
+
+    kind: Kind
+    name: str
+    content: bytes
+    seconds: float
+    fields: Mapping[str, str]
+
+    @cached_property
+    def form(self) -> tuple[bytes, str]:
+        """Body and content type of the request, made once and not for each call."""
+        file = ("recording", self.content, "application/octet-stream")
+        return encode_multipart_formdata({**self.fields, "file": file})
+
+    def problem(self, status: int, body: bytes) -> str | None:
+        """Say what is wrong with an answer; None if it is what this recording must get."""
+        said = body[:200].decode("utf-8", "replace")
+        if self.kind == "bad":
+            return None if 400 <= status < 500 else f"a bad file got {status}: {said}"
+        if status != 200:
+            return f"{status}: {said}"
+        if "json" not in self.fields["response_format"]:
+            return None
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            return f"an answer that is not JSON: {said}"
+        return None if isinstance(answer.get("text"), str) else f"an answer without text: {said}"
+
+
+def make_recordings(mode: Mode = "accurate") -> dict[Kind, list[Recording]]:
+    """Make all recordings, by kind.
+
+    Raises:
+        OSError: the fixtures are not there.
+    """
+    lines = (FIXTURES / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    durations = {line["audio_filepath"]: float(line["duration"]) for line in map(json.loads, lines)}
+    contents = {name: (FIXTURES / name).read_bytes() for name in durations}
+    words = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    plain = {"response_format": "json"}
+
+    def recording(
+        kind: Kind, name: str, content: bytes, seconds: float, fields: Mapping[str, str]
+    ) -> Recording:
+        label = f"{name} as {fields['response_format']}"
+        return Recording(kind, label, content, seconds, {**fields, "mode": mode})
+
+    made: dict[Kind, list[Recording]] = {kind: [] for kind in KINDS}
+    for name, seconds in durations.items():
+        if seconds < COMMAND_SECONDS:
+            for fields in (plain, {"response_format": "text"}):
+                made["command"].append(recording("command", name, contents[name], seconds, fields))
+        else:
+            for fields in (plain, words):
+                made["sentence"].append(
+                    recording("sentence", name, contents[name], seconds, fields)
+                )
+    speech = [_decode(content) for content in contents.values()]
+    for seconds, container in ((60.0, "FLAC"), (180.0, "MP3")):
+        content = _encode(_join(speech, seconds), container)
+        name = f"{seconds:g} s of {container}"
+        for fields in (words, {"response_format": "srt"}):
+            made["long"].append(recording("long", name, content, seconds, fields))
+    flac = contents["news.flac"]
+    made["bad"] = [
+        recording("bad", "text file", b"This is not a recording.\n" * 40, 0.0, plain),
+        recording("bad", "half a FLAC", flac[: len(flac) // 2], 0.0, plain),
+        recording("bad", "empty file", b"", 0.0, plain),
+        recording("bad", "good file", flac, 0.0, {"response_format": "yaml"}),
+    ]
+    return made
+
+
+def parse_mix(text: str) -> dict[Kind, float]:
+    """Read shares such as "command=45,sentence=40,long=10,bad=5"; a kind left out gets none.
+
+    Raises:
+        ValueError: naming the part that is no share of a kind.
+    """
+    mix: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
+    for part in text.split(","):
+        name, _, share = part.partition("=")
+        kind = next((kind for kind in KINDS if kind == name.strip()), None)
+        try:
+            value = float(share)
+        except ValueError:
+            value = -1.0
+        if kind is None or not 0 <= value < float("inf"):
+            raise ValueError(
+                f"the mix has {part!r}; each part must be KIND=SHARE, with a kind of "
+                f"{', '.join(KINDS)} and a share of at least 0"
+            )
+        mix[kind] = value
+    if not sum(mix.values()):
+        raise ValueError(f"the mix {text!r} has no share above 0")
+    return mix
+
+
+def deal(
+    recordings: Mapping[Kind, Sequence[Recording]], mix: Mapping[Kind, float], seed: int
+) -> Iterator[Recording]:
+    """Deal recordings for ever: in each pack the shares of the mix to within one card, shuffled.
+
+    What a share is too small for in one pack is carried over to the next.
+    """
+    rng = random.Random(seed)
+    turn = dict.fromkeys(KINDS, 0)
+    total = sum(mix.values())
+    due = dict.fromkeys(KINDS, 0.0)
+    while True:
+        pack = []
+        for kind in KINDS:
+            due[kind] += PACK * mix[kind] / total
+            while due[kind] >= 1:
+                due[kind] -= 1
+                pack.append(recordings[kind][turn[kind] % len(recordings[kind])])
+                turn[kind] += 1
+        rng.shuffle(pack)
+        yield from pack
+
+
+def _decode(content: bytes) -> NDArray[np.float32]:
+    """Samples (samples,) at 16 kHz, mono."""
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+    with av.open(io.BytesIO(content), mode="r") as container:
+        frames = [*container.decode(audio=0), None]  # None flushes the resampler
+        blocks = [part.to_ndarray()[0] for frame in frames for part in resampler.resample(frame)]
+    return np.concatenate(blocks)
+
+
+def _join(clips: Sequence[NDArray[np.float32]], seconds: float) -> NDArray[np.float32]:
+    """Repeat the clips in turn, with a pause after each, until `seconds` are full."""
+    pause = np.zeros(int(PAUSE_SECONDS * SAMPLE_RATE), np.float32)
+    once = np.concatenate([part for clip in clips for part in (clip, pause)])
+    return np.resize(once, int(seconds * SAMPLE_RATE))
+
+
+def _encode(samples: NDArray[np.float32], container: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, format=container)
+    return file.getvalue()

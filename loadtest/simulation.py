@@ -1,0 +1,323 @@
+"""Pods of TorchServe with a queue, a worker that batches, and an autoscaler: as discrete events.
+
+Left out are networks, gateways, nodes that fail, and the time between worker and caller. One pod has
+one worker, as the shipped configuration has it.
+"""
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import simpy
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from loadtest.outcomes import Outcome
+from loadtest.recordings import Kind
+from loadtest.service_time import ServiceTime
+
+Process = Generator[simpy.Event, None, None]
+MINUTE = 60.0
+# Kubernetes' autoscaler does nothing within a tenth of its target.
+TOLERANCE = 0.1
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Pods(_Checked):
+    """What every pod is like; the defaults are those of handler/model-config.yaml."""
+
+    batch_size: PositiveInt = 8
+    max_batch_delay: NonNegativeFloat = 0.010
+    """Seconds, from the first request of a batch."""
+    queue_size: PositiveInt = 64
+    """Requests that wait; the next one is refused."""
+    start_seconds: NonNegativeFloat = 90.0
+    """From the decision to add a pod to its first request: node, image, model, warm-up."""
+    price_per_hour: NonNegativeFloat = 0.10
+    """Of one pod, in any currency."""
+    routing: Literal["random", "least_request"] = "random"
+    """random: as kube-proxy divides connections; least_request: the emptier of two drawn at random,
+    as Envoy's balancer of that name does."""
+
+
+class Autoscaling(_Checked):
+    """A HorizontalPodAutoscaler on waiting requests for each worker; the defaults are the chart's."""
+
+    queue_per_worker: PositiveFloat = 4.0
+    """The target."""
+    min_replicas: PositiveInt = 2
+    max_replicas: PositiveInt = 8
+    scrape_seconds: PositiveFloat = 15.0
+    """Age that the figure may have: how often it is collected."""
+    sync_seconds: PositiveFloat = 15.0
+    """How often the autoscaler decides."""
+    up_pods_per_minute: PositiveInt = 4
+    down_pods_per_five_minutes: PositiveInt = 1
+    down_stabilization_seconds: NonNegativeFloat = 300.0
+
+
+class Arrival(NamedTuple):
+    """A request that comes `time` seconds after the start; a bad one has no audio."""
+
+    time: float
+    kind: Kind
+    audio_seconds: float
+
+
+@dataclass
+class Simulated:
+    """What happened.
+
+    Attributes:
+        outcomes: as a load test has them; `due` counts from the start.
+        replicas: (time, pods that are paid for), at each change.
+        pod_seconds: paid for.
+        busy_seconds: of the workers.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    replicas: list[tuple[float, int]] = field(default_factory=list)
+    pod_seconds: float = 0.0
+    busy_seconds: float = 0.0
+
+
+def poisson_arrivals(
+    rate: Callable[[float], float],
+    duration: float,
+    mix: Mapping[Kind, float],
+    lengths: Mapping[Kind, Sequence[float]],
+    seed: int,
+) -> list[Arrival]:
+    """Independent arrivals of a changing rate.
+
+    Args:
+        rate: requests in a second at a time; taken as constant within each second.
+        duration: seconds.
+        mix: shares of the kinds.
+        lengths: seconds of audio that a kind's recordings have, equally often.
+    """
+    rng = np.random.default_rng(seed)
+    starts = np.arange(0.0, duration, 1.0)
+    counts = rng.poisson([rate(start) for start in starts])
+    times = np.sort(np.repeat(starts, counts) + rng.random(int(counts.sum())))
+    kinds = list(mix)
+    shares = np.array([mix[kind] for kind in kinds])
+    chosen = rng.choice(len(kinds), size=len(times), p=shares / shares.sum())
+    draws = rng.random(len(times))
+    arrivals = []
+    for time, which, draw in zip(times.tolist(), chosen.tolist(), draws.tolist(), strict=True):
+        kind = kinds[which]
+        own = lengths[kind]
+        arrivals.append(Arrival(time, kind, own[int(draw * len(own))]))
+    return arrivals
+
+
+def simulate(
+    arrivals: Iterable[Arrival],
+    service: ServiceTime,
+    pods: Pods,
+    replicas: int,
+    autoscaling: Autoscaling | None = None,
+    seed: int = 0,
+) -> Simulated:
+    """Send arrivals, in order of time, to `replicas` pods; ends when all that came is answered."""
+    cluster = _Cluster(service, pods, replicas, seed)
+    if autoscaling is not None:
+        cluster.env.process(cluster.scale(autoscaling))
+    cluster.env.run(cluster.env.process(cluster.receive(arrivals)))
+    return cluster.finish()
+
+
+class _Pod:
+    """One queue and one worker."""
+
+    def __init__(self, cluster: "_Cluster") -> None:
+        self.cluster = cluster
+        self.queue: deque[Arrival] = deque()
+        self.serving = 0
+        self.leaving = False
+        self.born = cluster.env.now
+        self._arrived = cluster.env.event()
+        cluster.env.process(self._work())
+
+    @property
+    def load(self) -> int:
+        return len(self.queue) + self.serving
+
+    def offer(self, arrival: Arrival) -> bool:
+        """Take a request into the queue, unless it is full."""
+        if len(self.queue) >= self.cluster.pods.queue_size:
+            return False
+        self.queue.append(arrival)
+        self.wake()
+        return True
+
+    def wake(self) -> None:
+        if not self._arrived.triggered:
+            self._arrived.succeed()
+
+    def _work(self) -> Process:
+        env, settings = self.cluster.env, self.cluster.pods
+        while True:
+            if not self.queue:
+                if self.leaving:
+                    self.cluster.gone(self)
+                    return
+                self._arrived = env.event()
+                yield self._arrived
+                continue
+            batch = [self.queue.popleft()]
+            self.serving = 1
+            latest = env.now + settings.max_batch_delay
+            while len(batch) < settings.batch_size:
+                if not self.queue:
+                    if env.now >= latest:
+                        break
+                    self._arrived = env.event()
+                    yield self._arrived | env.timeout(latest - env.now)
+                    if not self.queue:
+                        break
+                batch.append(self.queue.popleft())
+                self.serving = len(batch)
+            seconds = self.cluster.service_seconds(batch)
+            yield env.timeout(seconds)
+            self.cluster.answered(batch, seconds)
+            self.serving = 0
+
+
+class _Cluster:
+    """The pods behind one address."""
+
+    def __init__(self, service: ServiceTime, pods: Pods, replicas: int, seed: int) -> None:
+        self.env = simpy.Environment()
+        self.service, self.pods = service, pods
+        self.found = Simulated()
+        self._rng = random.Random(seed)
+        self._starting = 0
+        self._paid = 0
+        self._expected: int | None = None  # requests, once all have come
+        self._all_answered = self.env.event()
+        self._ready: list[_Pod] = []
+        for _ in range(replicas):
+            self._pay(1)
+            self._ready.append(_Pod(self))
+
+    def receive(self, arrivals: Iterable[Arrival]) -> Process:
+        """Route each arrival; ends when the last answer is out."""
+        count = 0
+        for arrival in arrivals:
+            count += 1
+            if arrival.time > self.env.now:
+                yield self.env.timeout(arrival.time - self.env.now)
+            if not self._route().offer(arrival):
+                self._note(arrival, 0.0, refused=True)
+        self._expected = count
+        if len(self.found.outcomes) < count:
+            yield self._all_answered
+
+    def service_seconds(self, batch: Sequence[Arrival]) -> float:
+        expected = self.service.seconds([arrival.audio_seconds for arrival in batch])
+        return expected * math.exp(self._rng.gauss(0, self.service.spread))
+
+    def answered(self, batch: Sequence[Arrival], seconds: float) -> None:
+        self.found.busy_seconds += seconds
+        for arrival in batch:
+            self._note(arrival, self.env.now - arrival.time, refused=False)
+
+    def gone(self, pod: _Pod) -> None:
+        self.found.pod_seconds += self.env.now - pod.born
+        self._pay(-1)
+
+    def scale(self, settings: Autoscaling) -> Process:
+        """Add and remove pods as the autoscaler does."""
+        seen = 0.0  # the figure that it knows: waiting requests of all ready pods
+        collected = -math.inf
+        wishes: deque[tuple[float, int]] = deque()
+        changes: deque[tuple[float, int]] = deque()
+        while True:
+            yield self.env.timeout(settings.sync_seconds)
+            now = self.env.now
+            current = len(self._ready) + self._starting
+            # What it reads was collected up to scrape_seconds ago: the value of the round before.
+            known = seen
+            if now - collected >= settings.scrape_seconds:
+                seen = float(sum(len(pod.queue) for pod in self._ready))
+                collected = now
+            wanted = self._wanted(known, current, settings)
+            wishes.append((now, wanted))
+            while wishes[0][0] < now - settings.down_stabilization_seconds:
+                wishes.popleft()
+            while changes and changes[0][0] <= now - 5 * MINUTE:
+                changes.popleft()
+            added = sum(n for time, n in changes if n > 0 and time > now - MINUTE)
+            removed = -sum(n for _, n in changes if n < 0)
+            if wanted > current:
+                step = min(wanted - current, settings.up_pods_per_minute - added)
+            else:
+                calm = max(wish for _, wish in wishes)
+                most = min(settings.down_pods_per_five_minutes - removed, len(self._ready) - 1)
+                step = -max(min(current - calm, most), 0)
+            if step > 0:
+                changes.append((now, step))
+                for _ in range(step):
+                    self.env.process(self._start())
+            elif step < 0:
+                changes.append((now, step))
+                for _ in range(-step):
+                    self._drain()
+
+    def finish(self) -> Simulated:
+        """Settle what is still paid for."""
+        now = self.env.now
+        for pod in self._ready:
+            self.found.pod_seconds += now - pod.born
+        return self.found
+
+    def _wanted(self, waiting: float, current: int, settings: Autoscaling) -> int:
+        ratio = waiting / (settings.queue_per_worker * current)
+        wanted = current if abs(ratio - 1) <= TOLERANCE else math.ceil(ratio * current)
+        return min(max(wanted, settings.min_replicas), settings.max_replicas)
+
+    def _start(self) -> Process:
+        self._starting += 1
+        self._pay(1)
+        yield self.env.timeout(self.pods.start_seconds)
+        self.found.pod_seconds += self.pods.start_seconds
+        self._starting -= 1
+        self._ready.append(_Pod(self))
+
+    def _drain(self) -> None:
+        pod = self._ready.pop()
+        pod.leaving = True
+        pod.wake()
+
+    def _route(self) -> _Pod:
+        ready = self._ready
+        first = ready[int(self._rng.random() * len(ready))]
+        if self.pods.routing == "random" or len(ready) == 1:
+            return first
+        second = ready[int(self._rng.random() * len(ready))]
+        return first if first.load <= second.load else second
+
+    def _note(self, arrival: Arrival, seconds: float, *, refused: bool) -> None:
+        self.found.outcomes.append(
+            Outcome(
+                arrival.kind,
+                arrival.time,
+                seconds,
+                arrival.audio_seconds,
+                "refused" if refused else "answered",
+            )
+        )
+        if len(self.found.outcomes) == self._expected:
+            self._all_answered.succeed()
+
+    def _pay(self, pods: int) -> None:
+        self._paid += pods
+        self.found.replicas.append((self.env.now, self._paid))

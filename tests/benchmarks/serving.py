@@ -1,0 +1,459 @@
+"""Serving speed against its limits and its rivals, in one run on the same cores.
+
+    python -m tests.benchmarks.serving --manifest test.jsonl [--limit 24] [--rounds 3]
+
+The limit is the network on ready batches; then come the recognizer from files, TorchServe with Steno,
+TorchServe with a handler as the wav2vec2 example has it around the same network, and faster-whisper.
+All get the same WAV files and the same cores, are warm, and take turns in each round.
+"""
+
+import argparse
+import io
+import json
+import os
+import shlex
+import shutil
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from handler.server import TorchServe
+from model.audio import SAMPLE_RATE, load_audio
+from model.recognizer import Recognizer, TranscribeOptions
+from model.search import greedy_search
+from tests.benchmarks.accuracy import QUIET_LOAD, Bench, Clip, read_clips
+from tests.benchmarks.accuracy_results import SHORT_SECONDS, Spread
+from tests.benchmarks.accuracy_systems import System, all_systems
+from tests.benchmarks.serving_client import Client, wait_for_all_workers
+from training.documents import fill
+from training.files import atomic_writer, write_text
+from training.machine import Machine
+from training.package import ENTRY_POINT, ROOT, build_package
+from training.scoring import Pair, score
+
+CALLERS = (1, 16)
+PROBE_SECONDS = 10.0
+PROBE_EVERY = 4
+PROBES = 20
+OFFICIAL_CONFIG = "startupTimeout: 300\nresponseTimeout: 1200\n"  # all else as TorchServe has it
+NETWORK, RECOGNIZER = "network on ready batches", "recognizer from files"
+STENO, OFFICIAL = "TorchServe, Steno", "TorchServe, one item at a time"
+PEERS = ("tiny.en", "base")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One contender's measurement: seconds for all clips, texts, and each request's seconds."""
+
+    seconds: float
+    texts: Sequence[str] | None = None
+    latency: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender over all rounds."""
+
+    name: str
+    rtfx: Spread
+    p95: Spread | None
+    wer: float | None
+
+
+class Contest:
+    """Holds the contenders and gives each its turn.
+
+    Args:
+        clips: decoded, with their texts.
+        checkpoint: the folder that all of ours serve.
+        servers: TorchServe with Steno's handler, and with the other.
+    """
+
+    def __init__(
+        self, clips: Sequence[Clip], checkpoint: Path, servers: dict[str, TorchServe]
+    ) -> None:
+        self.clips = clips
+        self.audio_seconds = sum(clip.seconds for clip in clips)
+        self.contents = [as_wav(clip.samples) for clip in clips]
+        self.recognizer = Recognizer.load(checkpoint, device="cpu")
+        self.clients = {name: Client(server) for name, server in servers.items()}
+        self.batches = self._ready_batches()
+
+    def turns(self) -> dict[str, Callable[[], Turn]]:
+        """The contenders but for the peers, by name."""
+
+        def calling(name: str, callers: int) -> Callable[[], Turn]:
+            def turn() -> Turn:
+                calls = self.clients[name].closed_loop(self.contents, callers)
+                return Turn(calls.seconds, calls.texts, calls.latency)
+
+            return turn
+
+        return {
+            NETWORK: self.network,
+            RECOGNIZER: self.from_files,
+            **{
+                callers_name(name, callers): calling(name, callers)
+                for callers in CALLERS
+                for name in self.clients
+            },
+        }
+
+    @torch.inference_mode()
+    def network(self) -> Turn:
+        """Encoder and decoder alone."""
+        started = time.perf_counter()
+        for features, frames in self.batches:
+            encoded = self.recognizer.network.encoder(features, frames)
+            greedy_search(
+                self.recognizer.network.decoder, encoded, frames, self.recognizer.tokenizer
+            )
+        return Turn(time.perf_counter() - started)
+
+    def from_files(self) -> Turn:
+        """Files in, texts out, in this process."""
+        started = time.perf_counter()
+        waveforms = [load_audio(content) for content in self.contents]
+        found = self.recognizer.transcribe(waveforms, TranscribeOptions(word_timestamps=False))
+        return Turn(time.perf_counter() - started, [t.text for t in found.transcripts])
+
+    def probe(self, capacity: float, probes: int) -> tuple[list[float], list[float]]:
+        """Seconds of a clip of 10 s alone, and among arrivals of half the capacity.
+
+        Args:
+            capacity: requests of these clips that the server answers in a second.
+        """
+        client = self.clients[STENO]
+        joined = torch.cat([clip.samples for clip in self.clips])
+        samples = joined[: int(PROBE_SECONDS * SAMPLE_RATE)]
+        content = as_wav(samples)
+        alone = [client.call(content)[1] for _ in range(probes)]
+        others = [self.contents[i % len(self.contents)] for i in range(probes * PROBE_EVERY)]
+        mixed = [
+            one
+            for i in range(probes)
+            for one in (content, *others[i * PROBE_EVERY : (i + 1) * PROBE_EVERY])
+        ]
+        taken = client.arrivals(mixed, capacity / 2, seed=0)
+        return alone, taken[:: PROBE_EVERY + 1]
+
+    @torch.inference_mode()
+    def _ready_batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Features and frames of the groups that the recognizer would make."""
+        limit = self.recognizer.max_batch_seconds * SAMPLE_RATE
+        longest = int(self.recognizer.max_piece_seconds * SAMPLE_RATE)
+        pieces = sorted((w for clip in self.clips for w in clip.samples.split(longest)), key=len)
+        groups: list[list[Tensor]] = []
+        for piece in pieces:
+            if not groups or len(piece) * (len(groups[-1]) + 1) > limit:
+                groups.append([])
+            groups[-1].append(piece)
+        dtype = self.recognizer.network.encoder.conv1.weight.dtype
+        ready = []
+        for group in groups:
+            samples = torch.tensor([len(piece) for piece in group])
+            features, frames = self.recognizer.features(
+                pad_sequence(group, batch_first=True), samples
+            )
+            ready.append((features.to(dtype), frames))
+        return ready
+
+
+def as_wav(samples: Tensor) -> bytes:
+    """16-bit WAV at 16 kHz."""
+    file = io.BytesIO()
+    soundfile.write(file, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def callers_name(name: str, callers: int) -> str:
+    return f"{name}, {callers} caller{'s' if callers > 1 else ''}"
+
+
+def build_official(checkpoint: Path, folder: Path) -> None:
+    """Pack an archive whose handler is the official-style one."""
+    root = folder / "root"
+    shutil.copytree(ROOT / "handler", root / "handler")
+    shutil.copytree(ROOT / "model", root / "model", ignore=shutil.ignore_patterns("shipped"))
+    shutil.copyfile(Path(__file__).with_name("official_style.py"), root / ENTRY_POINT)
+    config = folder / "official.yaml"
+    config.write_text(OFFICIAL_CONFIG)
+    build_package(checkpoint, folder / "store", model_config=config, root=root)
+
+
+def draw_evenly(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """So many clips, evenly from all lengths."""
+    by_length = sorted(clips, key=lambda clip: clip.seconds)
+    chosen = min(count, len(clips))
+    return [by_length[int((k + 0.5) * len(clips) / chosen)] for k in range(chosen)]
+
+
+def peer_systems() -> list[System]:
+    """faster-whisper's int8 settings, plain and batched."""
+    return [
+        system
+        for system in all_systems("", bfloat16=False)
+        if system.loader == "faster_whisper"
+        and system.options["weights"] in PEERS
+        and system.options["compute_type"] == "int8"
+    ]
+
+
+def word_errors(clips: Sequence[Clip], texts: Sequence[str]) -> float:
+    """WER of texts, with Whisper's normalizer."""
+    pairs = [
+        Pair(
+            id=clip.id,
+            reference=clip.utterance.text,
+            hypothesis=text,
+            duration=clip.seconds,
+            speaker=clip.utterance.speaker,
+        )
+        for clip, text in zip(clips, texts, strict=True)
+    ]
+    return score(pairs).wer.value
+
+
+def table(rows: Sequence[Row], limit: float) -> str:
+    """The contenders, and each one's share of the network's speed."""
+    lines = [
+        "| | RTFx | of the network's | p95 of a request, s | WER |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        wer = "–" if row.wer is None else f"{row.wer:.1%}"
+        p95 = "–" if row.p95 is None else f"{row.p95.median:.2f}"
+        lines.append(f"| {row.name} | {row.rtfx} | {row.rtfx.median / limit:.2f} | {p95} | {wer} |")
+    return "\n".join(lines)
+
+
+def goals(rows: Sequence[Row], short: dict[str, Spread], alone: float, loaded: float) -> str:
+    """The ratios that are aimed at, beside those found."""
+    found = {row.name: row for row in rows}
+
+    def ratio(one: str, other: str) -> float:
+        return found[one].rtfx.median / found[other].rtfx.median
+
+    many = {name: found[callers_name(name, CALLERS[-1])] for name in (STENO, OFFICIAL)}
+    latency = [row.p95.median for row in many.values() if row.p95]
+    wanted: list[tuple[str, float, str, bool]] = [
+        ("TorchServe with Steno, 16 callers, to the recognizer",
+         ratio(many[STENO].name, RECOGNIZER), "≥ 0.90", ratio(many[STENO].name, RECOGNIZER) >= 0.9),
+        ("recognizer to the network", ratio(RECOGNIZER, NETWORK), "≥ 0.80",
+         ratio(RECOGNIZER, NETWORK) >= 0.8),
+        ("Steno to one item at a time, 16 callers", ratio(many[STENO].name, many[OFFICIAL].name),
+         "≥ 3", ratio(many[STENO].name, many[OFFICIAL].name) >= 3),
+        ("the same, p95", latency[0] / latency[1], "< 1", latency[0] < latency[1]),
+        ("the same, RTFx of 1 caller",
+         ratio(callers_name(STENO, 1), callers_name(OFFICIAL, 1)), "≥ 1",
+         ratio(callers_name(STENO, 1), callers_name(OFFICIAL, 1)) >= 1),
+        ("p95 of a 10 s clip at half of the capacity to its median alone",
+         loaded / alone, "≤ 2", loaded <= 2 * alone),
+    ]  # fmt: skip
+    for name, spread in short.items():
+        if "tiny.en" in name and RECOGNIZER in short:
+            share = short[RECOGNIZER].median / spread.median
+            what = f"recognizer to {name}, clips under {SHORT_SECONDS:g} s"
+            wanted.append((what, share, "≥ 2", share >= 2))
+    lines = ["| ratio | found | wanted | |", "|---|---|---|---|"]
+    lines += [
+        f"| {w} | {v:.2f} | {goal} | {'met' if met else '**missed**'} |"
+        for w, v, goal, met in wanted
+    ]
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Bars of RTFx with the spread of the rounds, as an SVG."""
+    figure = Figure(figsize=(9, 0.45 * len(rows) + 1), layout="constrained")
+    axes = figure.subplots()
+    names = [row.name for row in rows][::-1]
+    medians = [row.rtfx.median for row in rows][::-1]
+    low = [row.rtfx.median - min(row.rtfx.rounds) for row in rows][::-1]
+    high = [max(row.rtfx.rounds) - row.rtfx.median for row in rows][::-1]
+    colours = [
+        "#E69F00" if "Whisper" in n else "#777777" if OFFICIAL in n else "#0072B2" for n in names
+    ]
+    axes.barh(names, medians, xerr=[low, high], color=colours, ecolor="#333333")
+    axes.set_xlabel("RTFx: seconds of audio transcribed in a second")
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_writer(path) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def measure(
+    contest: Contest, bench: Bench | None, rounds: int, threads: int
+) -> tuple[list[Row], dict[str, Spread]]:
+    """All rounds; returns the rows, and RTFx on the short clips of the recognizer and the peers."""
+    rtfx: defaultdict[str, list[float]] = defaultdict(list)
+    p95: defaultdict[str, list[float]] = defaultdict(list)
+    short: defaultdict[str, list[float]] = defaultdict(list)
+    wer: dict[str, float] = {}
+    turns = contest.turns()
+    for turn in turns.values():  # the first turn of each warms it up
+        turn()
+    systems = peer_systems() if bench else []
+    few = [clip for clip in contest.clips if clip.seconds < SHORT_SECONDS]
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            found = turn()
+            rtfx[name].append(contest.audio_seconds / found.seconds)
+            if found.latency:
+                p95[name].append(float(np.quantile(found.latency, 0.95)))
+            if found.texts is not None and name not in wer:
+                wer[name] = word_errors(contest.clips, found.texts)
+        if few:
+            started = time.perf_counter()
+            waveforms = [clip.samples for clip in few]
+            contest.recognizer.transcribe(waveforms, TranscribeOptions(word_timestamps=False))
+            taken = time.perf_counter() - started
+            short[RECOGNIZER].append(sum(clip.seconds for clip in few) / taken)
+        for system in systems:
+            assert bench is not None
+            answer = bench.run(system, threads, whole=False)
+            for of_short, kept in ((False, rtfx), (True, short)):
+                value = bench.rtfx(answer, short=of_short)
+                if value is not None:
+                    kept[system.name].append(value)
+            texts = [answer["texts"][str(i)] for i in range(len(contest.clips))]
+            wer.setdefault(system.name, word_errors(contest.clips, texts))
+    rows = [
+        Row(
+            name, Spread(tuple(v)), Spread(tuple(p95[name])) if name in p95 else None, wer.get(name)
+        )
+        for name, v in rtfx.items()
+    ]
+    return rows, {name: Spread(tuple(values)) for name, values in short.items()}
+
+
+def measure_long(
+    contest: Contest, seconds: float, peers_python: Path | None, threads: int, folder: Path
+) -> str:
+    """RTFx on one long recording, joined from the clips: the recognizer and the batched peers."""
+    joined = torch.cat([clip.samples for clip in contest.clips])
+    samples = joined.repeat(int(np.ceil(seconds * SAMPLE_RATE / len(joined))))
+    samples = samples[: int(seconds * SAMPLE_RATE)]
+    started = time.perf_counter()
+    contest.recognizer.transcribe([samples], TranscribeOptions(word_timestamps=False))
+    ours = seconds / (time.perf_counter() - started)
+    lines = [f"| one recording of {seconds:g} s | RTFx | Steno's to it |", "|---|---|---|"]
+    lines.append(f"| {RECOGNIZER} | {ours:.1f} | |")
+    if peers_python:
+        clip = Clip("long", contest.clips[0].utterance, samples, "")
+        bench = Bench([clip], 1, peers_python, folder)
+        for system in peer_systems():
+            if system.batched:
+                value = bench.rtfx(bench.run(system, threads, whole=False), short=False)
+                assert value is not None
+                lines.append(f"| {system.name} | {value:.1f} | {ours / value:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and fill a document, where asked to."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.serving",
+        description="Serving speed against its limits and its rivals.",
+    )
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, default=Path("model/shipped"))
+    parser.add_argument("--limit", type=int, default=48, help="clips, evenly from all lengths")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores")
+    parser.add_argument("--probes", type=int, default=PROBES, help="of a 10 s clip under load")
+    parser.add_argument("--long", type=float, help="also one recording of so many seconds")
+    parser.add_argument(
+        "--peers-python", type=Path, help="Python with the peers' packages; without it no peers"
+    )
+    parser.add_argument("--output", type=Path, help="folder for serving.json and serving.svg")
+    parser.add_argument("--document", type=Path, help="page whose tables to fill")
+    args = parser.parse_args()
+    load = os.getloadavg()[0]
+    if load > QUIET_LOAD:
+        print(f"Beware: the machine is busy (load {load:.1f}).", file=sys.stderr)
+    # Before anything starts: all that follows inherits the cores.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    torch.set_num_threads(args.threads)
+    clips = draw_evenly(read_clips(args.manifest, None), args.limit)
+    started_at = datetime.now(UTC)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="serving-")))
+        build_package(args.checkpoint, folder / "steno")
+        build_official(args.checkpoint, folder)
+        servers = {
+            STENO: stack.enter_context(TorchServe(folder / "steno")),
+            OFFICIAL: stack.enter_context(TorchServe(folder / "store")),
+        }
+        workers = {name: wait_for_all_workers(server) for name, server in servers.items()}
+        contest = Contest(clips, args.checkpoint, servers)
+        bench = None
+        if args.peers_python:
+            bench = Bench(clips, len(clips), args.peers_python, folder)
+        rows, short = measure(contest, bench, args.rounds, args.threads)
+        found = {row.name: row for row in rows}
+        capacity = found[callers_name(STENO, CALLERS[-1])].rtfx.median * len(clips)
+        alone, loaded = contest.probe(capacity / contest.audio_seconds, args.probes)
+        texts = {
+            "serving": table(rows, found[NETWORK].rtfx.median),
+            "goals": goals(rows, short, statistics.median(alone), float(np.quantile(loaded, 0.95))),
+        }
+        if args.long:
+            texts["long"] = measure_long(
+                contest, args.long, args.peers_python, args.threads, folder
+            )
+    facts: dict[str, Any] = {
+        "command": f"python -m tests.benchmarks.serving {shlex.join(sys.argv[1:])}",
+        "date": started_at.date().isoformat(),
+        "machine": str(Machine.here(torch.device("cpu"))),
+        "dtype": str(contest.recognizer.network.encoder.conv1.weight.dtype),
+        "clips": len(clips),
+        "audio_seconds": contest.audio_seconds,
+        "rounds": args.rounds,
+        "workers": workers,
+        "load_before": load,
+    }
+    texts["conditions"] = (
+        f"{len(clips)} clips, {contest.audio_seconds / 60:.1f} minutes, rounds: {args.rounds}."
+        f" Measured on {facts['date']} with `{facts['command']}` on {facts['machine']};"
+        f" {facts['dtype']}; workers: {workers[STENO]} of Steno, {workers[OFFICIAL]} of the other."
+        f" Before it the machine's load was {load:.1f}."
+    )
+    print("\n\n".join(texts.values()))
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        entries = [
+            {
+                "name": row.name,
+                "rtfx": row.rtfx.rounds,
+                "p95": row.p95 and row.p95.rounds,
+                "wer": row.wer,
+            }
+            for row in rows
+        ]  # fmt: skip
+        probe = {"alone": alone, "at_half_capacity": loaded}
+        content = json.dumps({**facts, "rows": entries, "probe_seconds": probe}, indent=2)
+        write_text(args.output / "serving.json", content + "\n")
+        draw(rows, args.output / "serving.svg")
+    if args.document:
+        for name, text in texts.items():
+            fill(args.document, name, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loadtest import capacity
+from loadtest.capacity import DEFAULT_CONFIG, Plan, main, most_rate, replicas_for, steady
+from loadtest.objectives import Latency, Objectives, judge
+from loadtest.report import Results, write_results
+from loadtest.service_time import ServiceTime
+from loadtest.simulation import Pods, simulate
+
+SERVICE = ServiceTime(
+    per_batch=0.02,
+    per_request=0.01,
+    per_padded_second=0.01,
+    per_longest_second=0.02,
+    spread=0.1,
+    piece_seconds=29.5,
+    max_batch_seconds=120.0,
+    measured={"machine": "none"},
+)
+PLAN = Plan(
+    mix="command=60,sentence=40",
+    objectives=Objectives(latency={"sentence": Latency(p95=1.0)}, most_refused=0.001),
+)
+
+
+def test_the_shipped_config_is_the_plan_that_the_class_describes() -> None:
+    plan = Plan.model_validate(yaml.safe_load(DEFAULT_CONFIG.read_text()))
+    assert plan.pods == Pods()
+    assert plan.mix == Plan().mix and plan.lengths == Plan().lengths
+    assert plan.targets == Plan().targets and plan.nodes == Plan().nodes
+
+
+def test_pods_have_the_settings_that_are_shipped() -> None:
+    shipped = yaml.safe_load(Path("handler/model-config.yaml").read_text())
+    pods = Pods()
+    assert pods.batch_size == shipped["batchSize"]
+    assert 1000 * pods.max_batch_delay == shipped["maxBatchDelay"]
+    assert pods.queue_size == shipped["jobQueueSize"]
+
+
+def test_the_highest_rate_is_met_and_a_tenth_more_is_not() -> None:
+    rate, trial = most_rate(PLAN, SERVICE, 1, seed=0)
+    assert trial.met
+    assert not steady(PLAN, SERVICE, 1.1 * rate, 1, seed=0).met
+
+
+def test_the_pods_for_a_rate_are_enough_and_one_less_is_not() -> None:
+    rate, _ = most_rate(PLAN, SERVICE, 1, seed=0)
+    count, trial = replicas_for(PLAN, SERVICE, 3.5 * rate, seed=0)
+    assert trial.met and 3 <= count <= 5
+    assert not steady(PLAN, SERVICE, 3.5 * rate, count - 1, seed=0).met
+
+
+def test_objectives_below_the_time_of_a_lone_request_are_said_to_be_impossible() -> None:
+    tight = PLAN.model_copy(
+        update={"objectives": Objectives(latency={"sentence": Latency(p95=0.001)})}
+    )
+    with pytest.raises(ValueError, match="tighter than the time of a lone request"):
+        most_rate(tight, SERVICE, 1, seed=0)
+
+
+@pytest.fixture
+def service_file(tmp_path: Path) -> Path:
+    path = tmp_path / "service_time.json"
+    path.write_text(SERVICE.model_dump_json())
+    return path
+
+
+def write_test(folder: Path, loop: str) -> Path:
+    """Results of a load test whose server was a simulated pod."""
+    found = simulate(PLAN.arrivals(1.0, 4000.0, seed=5), SERVICE, PLAN.pods, 1, seed=5)
+    outcomes = [o._replace(due=o.due + 1.7e9) for o in found.outcomes]
+    results = Results({"host": "h", "loop": loop}, outcomes, [], judge(Objectives(), outcomes))
+    return write_results(folder, results).with_name("results.json")
+
+
+def test_a_check_finds_a_server_that_is_as_simulated(
+    tmp_path: Path, service_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_test(tmp_path, "open")
+    document = tmp_path / "capacity.md"
+    document.write_text("before\n<!-- check -->\n<!-- /check -->\nafter\n")
+    command = ["check", str(results), "--service-time", str(service_file)]
+    assert main([*command, "--document", str(document)]) == 0
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "| p" in line]
+    assert len(rows) == 4
+    for row in rows:
+        assert abs(float(row[6].strip(" %"))) <= 15
+    assert "| sentence | p95 |" in document.read_text()
+
+
+def test_a_closed_loop_cannot_be_replayed(
+    tmp_path: Path, service_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_test(tmp_path, "closed")
+    assert main(["check", str(results), "--service-time", str(service_file)]) == 1
+    assert "--loop open" in capsys.readouterr().err
+
+
+def test_a_wrong_key_is_named(
+    tmp_path: Path, service_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "plan.yaml"
+    config.write_text(json.dumps({"peek": 3}))
+    assert main(["plan", "--config", str(config), "--service-time", str(service_file)]) == 1
+    assert "peek" in capsys.readouterr().err
+
+
+def test_a_small_plan_fills_its_document_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "TRIAL_REQUESTS", 1_000)
+    measured = {"median_relative_error": 0.1, "largest_relative_error": 0.3, "date": "d"}
+    service = tmp_path / "service_time.json"
+    facts = {**measured, "command": "c", "machine": "m", "batches": 9}
+    service.write_text(SERVICE.model_copy(update={"measured": facts}).model_dump_json())
+    config = tmp_path / "plan.yaml"
+    config.write_text(
+        "peak: 3\nfirst_hour: 9\nlast_hour: 9.2\ntargets: [2]\nnodes: [1, 3]\n"
+        "objectives: {latency: {command: {p95: 4}}}\n"
+    )
+    names = ("service-time", "peak", "targets", "nodes")
+    document = tmp_path / "capacity.md"
+    document.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in names))
+    plot = tmp_path / "plots" / "plan.svg"
+    command = ["plan", "--config", str(config), "--service-time", str(service)]
+    assert main([*command, "--document", str(document), "--plot", str(plot)]) == 0
+    text = document.read_text()
+    assert "requests in a second need **" in text
+    assert "| 3 |" in text.split("<!-- nodes -->")[1]
+    assert plot.read_text().count("<svg") == 1

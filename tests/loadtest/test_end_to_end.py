@@ -1,0 +1,107 @@
+"""The whole command, against a real TorchServe and against none."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OBJECTIVES = """\
+latency: {command: {p95: 60}, sentence: {p95: 60}, bad: {p95: 60}}
+most_failed: 0
+most_refused: 0
+least_rtfx: 0.1
+"""
+MIX = "command=50,sentence=30,long=4,bad=16"
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
+    """Exit code, output, and results.json if there is one."""
+    objectives = folder / "objectives.yaml"
+    objectives.write_text(OBJECTIVES)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "loadtest", "--objectives", str(objectives)),
+            *("--output", str(folder / "out"), "--mix", MIX, "--mode", "fast", *arguments),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    results = folder / "out" / "results.json"
+    found = json.loads(results.read_text()) if results.is_file() else {}
+    return done.returncode, done.stdout + done.stderr, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--users 3 --run-time 15s",
+        "--protocol grpc --loop open --rate 0.7 --users 4 --run-time 12s --shape spike",
+    ],
+    ids=["HTTP, closed loop", "gRPC, open loop, spike"],
+)
+def test_a_real_server_is_loaded_and_judged(
+    tmp_path: Path, tiny_model_store: Path, options: str
+) -> None:
+    code, output, found = run(tmp_path, "--model-store", str(tiny_model_store), *options.split())
+    assert code == 0, output
+    assert found["met"]
+    kinds = found["kinds"]
+    assert {"command", "sentence", "bad"} <= set(kinds)
+    assert all(own["answered"] == own["requests"] for own in kinds.values())
+    # The server was looked into: its queue, its worker's memory, and what it recognized.
+    fields = found["sample_fields"]
+    last = dict(zip(fields, found["samples"][-1], strict=True))
+    assert last["workers"] == 1
+    assert last["worker_bytes"] > 10**8
+    assert last["batched_requests"] >= 0.5 * found["totals"]["requests"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The objectives are met" in page
+    assert "out of reach" not in page
+
+
+def test_where_nothing_answers_every_request_fails_and_the_verdict_is_1(tmp_path: Path) -> None:
+    code, output, found = run(
+        tmp_path,
+        "--host",
+        "http://127.0.0.1:9",
+        "--users",
+        "2",
+        "--run-time",
+        "2s",
+        "--think",
+        "0.2",
+    )
+    assert code == 1, output
+    assert found["totals"]["failed"] == found["totals"]["requests"] > 0
+    assert any(
+        "no answer: ConnectionRefusedError" in reason for reason in found["totals"]["reasons"]
+    )
+    assert "MISSED failed: 100.00 %" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("--mix", "songs=1"), "KIND=SHARE"),
+        (("--objectives", "nowhere.yaml"), "nowhere.yaml"),
+        (("--rate", "0"), "--rate is 0"),
+    ],
+)
+def test_what_cannot_be_tested_ends_with_2_and_the_reason(
+    tmp_path: Path, arguments: tuple[str, ...], names: str
+) -> None:
+    code, output, found = run(tmp_path, "--host", "http://127.0.0.1:9", *arguments)
+    assert code == 2, output
+    assert names in output
+    assert not found
+
+
+def test_without_an_archive_the_command_says_how_to_make_one(tmp_path: Path) -> None:
+    code, output, _ = run(tmp_path, "--model-store", str(tmp_path))
+    assert code == 2
+    assert "make package" in output

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from loadtest.objectives import DEFAULT, Latency, Objectives, judge, read_objectives
+from loadtest.outcomes import Fate, Outcome, summarize, total
+from loadtest.recordings import Kind
+
+
+def outcome(kind: Kind, seconds: float, fate: Fate = "answered", due: float = 0.0) -> Outcome:
+    return Outcome(kind, due, seconds, 2.0, fate, "" if fate == "answered" else "why")
+
+
+def test_the_shipped_objectives_are_read() -> None:
+    objectives = read_objectives(DEFAULT)
+    assert set(objectives.latency) == {"command", "sentence", "long", "bad"}
+    assert objectives.most_failed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("most_fail: 0", "most_fail"),
+        ("latency: {command: {p90: 1}}", "p90"),
+        ("latency: {song: {p95: 1}}", "song"),
+        ("latency: {command: {p50: 2, p95: 1}}", "higher quantile"),
+        ("most_refused: 2", "most_refused"),
+        ("latency: [", "flow node"),
+    ],
+)
+def test_a_wrong_file_is_refused_and_named(tmp_path: Path, text: str, names: str) -> None:
+    path = tmp_path / "objectives.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=names) as caught:
+        read_objectives(path)
+    assert str(path) in str(caught.value)
+
+
+def test_an_objective_is_met_up_to_its_limit_and_missed_beyond() -> None:
+    outcomes = [outcome("command", seconds / 100) for seconds in range(1, 101)]
+    limits = Objectives(latency={"command": Latency(p50=0.51, p95=0.90)}, least_rtfx=100)
+    found = {check.name: check for check in judge(limits, outcomes)}
+    assert found["p50 of command"].met
+    assert not found["p95 of command"].met
+    assert found["p95 of command"].measured == pytest.approx(0.95, abs=0.01)
+    assert found["RTFx"].measured == pytest.approx(200)
+    assert "MISSED p95 of command: 0.95 s, wanted ≤ 0.90 s" in str(found["p95 of command"])
+
+
+def test_a_kind_without_an_answer_misses_its_objective() -> None:
+    checks = judge(Objectives(latency={"long": Latency(p95=9)}), [outcome("long", 1.0, "failed")])
+    assert [check.met for check in checks if check.name == "p95 of long"] == [False]
+
+
+def test_refusals_and_failures_are_counted_apart_and_their_times_not_at_all() -> None:
+    outcomes = [
+        *(outcome("command", 1.0) for _ in range(8)),
+        outcome("command", 0.001, "refused"),
+        outcome("command", 600.0, "failed"),
+    ]
+    found = {c.name: c for c in judge(Objectives(most_failed=0.05, most_refused=0.1), outcomes)}
+    assert found["failed"].measured == found["refused"].measured == 0.1
+    assert not found["failed"].met and found["refused"].met
+    own = summarize(outcomes)["command"]
+    assert own.latency == {"p50": 1.0, "p95": 1.0, "p99": 1.0}
+    assert total(outcomes).reasons == {"why": 1}
+
+
+def test_no_request_at_all_is_no_success() -> None:
+    assert not any(check.met for check in judge(Objectives(least_rtfx=1), []))
+
+
+def test_impossible_objectives_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        Objectives(least_rtfx=-1)

@@ -1,0 +1,53 @@
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from loadtest.service_time import ServiceTime, shape_of
+from model.audio import SAMPLE_RATE
+from model.recognizer import Recognizer
+from tests.random_checkpoint import make_random_checkpoint
+
+
+def test_padded_seconds_are_those_that_the_recognizer_computes(tmp_path: Path) -> None:
+    recognizer = Recognizer.load(
+        make_random_checkpoint(tmp_path / "checkpoint"), device="cpu", max_batch_seconds=30.0
+    )
+    lengths = [1.0, 7.5, 2.5, 12.0, 6.0, 3.0]
+    generator = torch.Generator().manual_seed(0)
+    waveforms = [
+        0.1 * torch.randn(int(seconds * SAMPLE_RATE), generator=generator) for seconds in lengths
+    ]
+    found = recognizer.transcribe(waveforms)
+    padded, longest = shape_of(lengths, recognizer.max_piece_seconds, 30.0)
+    assert padded == pytest.approx(found.padded_seconds)
+    assert longest == 6.0 + 7.5 + 12.0
+
+
+def test_a_long_recording_counts_as_its_pieces_and_a_refused_one_as_nothing() -> None:
+    assert shape_of([60.0], 29.5, 120.0) == pytest.approx((60.0, 20.0))
+    assert shape_of([0.0, 0.0], 29.5, 120.0) == (0.0, 0.0)
+
+
+def test_the_fit_finds_the_costs_that_made_the_times() -> None:
+    true = ServiceTime(
+        per_batch=0.02,
+        per_request=0.005,
+        per_padded_second=0.01,
+        per_longest_second=0.03,
+        spread=0.0,
+        piece_seconds=29.5,
+        max_batch_seconds=120.0,
+    )
+    rng = random.Random(0)
+    batches = [[rng.uniform(1, 40) for _ in range(rng.randint(1, 8))] for _ in range(40)]
+    found = ServiceTime.fit([(batch, true.seconds(batch)) for batch in batches], 29.5, 120.0)
+    for name, value in true.model_dump().items():
+        if name != "measured":
+            assert getattr(found, name) == pytest.approx(value, rel=1e-6, abs=1e-6), name
+
+
+def test_too_few_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 batches"):
+        ServiceTime.fit([([1.0], 0.1)] * 3, 29.5, 120.0)
