@@ -153,13 +153,15 @@ class TokenBias:
 
     def __init__(self, hotwords: Iterable[Hotword], tokenizer: Tokenizer) -> None:
         self._opens = tokenizer.opens_word
+        self._is_opening: list[bool] = self._opens.tolist()
+        self._known: dict[int, tuple[float, float, Tensor, Tensor]] = {}
         phrases = []
         for word in hotwords:
             plain = word.text.replace("’", "'")  # as transcripts have it
             for text in {plain, plain.lower(), plain.upper(), _capitals(plain)}:
                 phrase = []
                 for token in tokenizer.encode(text):
-                    if self._opens[token]:
+                    if self._is_opening[token]:
                         phrase.append((EDGE, 0.0))
                     phrase.append((token, word.weight * TOKEN_BONUS))
                 phrases.append([*phrase, (EDGE, 0.0)])
@@ -168,20 +170,35 @@ class TokenBias:
 
     def step(self, state: int, token: int) -> int:
         """The state after a token."""
-        if self._opens[token]:
+        if self._is_opening[token]:
             state, _ = self._tree.step(state, EDGE)
         state, _ = self._tree.step(state, token)
         return state
 
     def bonuses(self, state: int) -> Tensor:
         """What each token earns, float32 (vocabulary,)."""
+        # Most texts are at the same few states, above all outside of any phrase.
+        if state not in self._known:
+            self._known[state] = self._bonuses_in_phrases(state)
+        opening, going_on, tokens, earned = self._known[state]
+        bonuses = torch.where(self._opens, opening, going_on)
+        bonuses[tokens] = earned
+        return bonuses
+
+    def _bonuses_in_phrases(self, state: int) -> tuple[float, float, Tensor, Tensor]:
+        """What tokens outside of all phrases earn, opening a word or going on; others, with theirs."""
         edge, at_edge = self._tree.step(state, EDGE)
-        earned = torch.where(self._opens, at_edge + self._tree.leave(edge), self._tree.leave(state))
+        earned = {}
         for node, before, opens in ((edge, at_edge, True), (state, 0.0, False)):
             for token in self._tree.symbols(node) - {EDGE}:
-                if bool(self._opens[token]) == opens:
+                if self._is_opening[token] == opens:
                     earned[token] = before + self._tree.step(node, token)[1]
-        return earned
+        return (
+            at_edge + self._tree.leave(edge),
+            self._tree.leave(state),
+            torch.tensor(list(earned), dtype=torch.long),
+            torch.tensor(list(earned.values()), dtype=torch.float32),
+        )
 
 
 def _capitals(text: str) -> str:

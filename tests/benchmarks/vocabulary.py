@@ -1,6 +1,8 @@
-"""What hot words and a prompt gain and cost, on real speech with words that training never had.
+"""What hot words, a prompt and an n-gram gain and cost, on real speech with words that training lacks.
 
-    python -m tests.benchmarks.vocabulary --manifest dev.jsonl --train train.jsonl [--weights 0.5 1 2]
+    python -m tests.benchmarks.vocabulary --manifest dev.jsonl --train train.jsonl --mode accurate
+    python -m tests.benchmarks.vocabulary --manifest dev.jsonl --train train.jsonl --mode fast \
+        --language-model lm.arpa
 
 Hot words are 50 words of the manifest that the training manifest lacks and that the mode gets wrong
 without help. Every clip is given all of them, and as many distractors: rare words of training.
@@ -10,124 +12,197 @@ import argparse
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from handler.request import MOST_HOTWORDS
 from model.audio import load_audio
-from model.hotwords import Hotword
+from model.ctc_beam import CTCBeamSearch
+from model.hotwords import Hotword, LetterBias
 from model.language_model import LanguageModel
-from model.recognizer import Mode, Recognizer, TranscribeOptions
+from model.recognizer import Recognizer, TranscribeOptions
+from model.search import greedy_ctc
 from training.manifest import Utterance, read_manifest
 from training.scoring import Pair, score
 from training.spoken import words_of
 
 LETTERS = 5  # a shorter word is no name that somebody would list
+# Of the n-gram: its weight, what a word earns, what an unknown one costs. The first is the default.
+NGRAM_WEIGHTS = (
+    (0.5, 1.5, 12.0),
+    (0.3, 1.5, 12.0),
+    (0.7, 1.5, 12.0),
+    (0.5, 0.5, 12.0),
+    (0.5, 2.5, 12.0),
+    (0.5, 1.5, 8.0),
+    (0.5, 1.5, 16.0),
+)
 
 
-@dataclass(frozen=True)
-class Clips:
-    utterances: Sequence[Utterance]
-    waveforms: Sequence[Tensor]
+class Table:
+    """Conditions and what comes of each, printed as soon as it is known.
 
-    @property
-    def seconds(self) -> float:
-        return sum(utterance.duration for utterance in self.utterances)
+    Args:
+        mode: of the recognizer.
+        utterances: the clips.
+        known: words of training, with their counts.
+        texts: of the clips without help; they say which words are missed.
+    """
 
-    def texts(self, recognizer: Recognizer, options: TranscribeOptions) -> tuple[list[str], float]:
-        """Transcribe all clips; also the seconds that it took."""
-        start = time.perf_counter()
-        found = recognizer.transcribe(self.waveforms, options).transcripts
-        return [t.text for t in found], time.perf_counter() - start
-
-
-def missed(clips: Clips, texts: Sequence[str], known: Counter[str]) -> set[str]:
-    """Words that training lacks and that do not stand in the text of a clip that has them."""
-    return {
-        word
-        for utterance, text in zip(clips.utterances, texts, strict=True)
-        for word in set(words_of(utterance.text)) - set(words_of(text))
-        if word not in known and len(word) >= LETTERS
-    }
-
-
-def report(clips: Clips, texts: Sequence[str], sought: set[str]) -> str:
-    """How many of the sought words are found and invented, and the WER with and without them."""
-    said: Counter[str] = Counter()
-    found: Counter[str] = Counter()
-    invented = 0
-    pairs: dict[bool, list[Pair]] = {True: [], False: []}
-    for utterance, text in zip(clips.utterances, texts, strict=True):
-        there, written = Counter(words_of(utterance.text)), Counter(words_of(text))
-        said += Counter({word: n for word, n in there.items() if word in sought})
-        found += Counter({word: n for word, n in (there & written).items() if word in sought})
-        invented += sum(n for word, n in (written - there).items() if word in sought)
-        pairs[not sought.isdisjoint(there)].append(
-            Pair(utterance.audio_filepath, utterance.text, text, utterance.duration)
+    def __init__(
+        self,
+        mode: str,
+        utterances: Sequence[Utterance],
+        known: Counter[str],
+        texts: Sequence[str],
+    ) -> None:
+        self._utterances = utterances
+        candidates = sorted(
+            {
+                word
+                for utterance, text in zip(utterances, texts, strict=True)
+                for word in set(words_of(utterance.text)) - set(words_of(text))
+                if word not in known and len(word) >= LETTERS
+            }
         )
-    rates = [
-        score(group).wer.value for group in (pairs[True] + pairs[False], pairs[True], pairs[False])
-    ]
-    return f"{found.total():3} / {said.total()} | {invented:3} | " + " | ".join(
-        f"{rate:6.2%}" for rate in rates
-    )
+        drawn = random.Random(0)
+        self._sought = set(drawn.sample(candidates, min(len(candidates), MOST_HOTWORDS // 2)))
+        rare = sorted(word for word, n in known.items() if n == 1 and len(word) >= LETTERS)
+        self.words = [*sorted(self._sought), *drawn.sample(rare, len(self._sought))]
+        print(
+            f"\n{mode} misses {len(candidates)} words; sought: {', '.join(sorted(self._sought))}\n"
+        )
+        print(
+            "| | found | invented | WER | clips with one | others | RTFx |\n|---|---|---|---|---|---|---|"
+        )
+
+    def hotwords(self, weight: float) -> tuple[Hotword, ...]:
+        """The words that are sought and the distractors."""
+        return tuple(Hotword(word, weight) for word in self.words)
+
+    def row(self, name: str, transcribe: Callable[[], Sequence[str]]) -> None:
+        """Print what is found and invented, the error rates, and audio seconds a CPU second."""
+        start = time.process_time()
+        texts = transcribe()
+        seconds = time.process_time() - start
+        said: Counter[str] = Counter()
+        found: Counter[str] = Counter()
+        invented = 0
+        pairs: dict[bool, list[Pair]] = {True: [], False: []}
+        for utterance, text in zip(self._utterances, texts, strict=True):
+            there, written = Counter(words_of(utterance.text)), Counter(words_of(text))
+            said += Counter({word: n for word, n in there.items() if word in self._sought})
+            both = (there & written).items()
+            found += Counter({word: n for word, n in both if word in self._sought})
+            invented += sum(n for word, n in (written - there).items() if word in self.words)
+            pairs[not self._sought.isdisjoint(there)].append(
+                Pair(utterance.audio_filepath, utterance.text, text, utterance.duration)
+            )
+        groups = (pairs[True] + pairs[False], pairs[True], pairs[False])
+        rates = " | ".join(f"{score(group).wer.value:.1%}" for group in groups)
+        speed = sum(u.duration for u in self._utterances) / seconds
+        print(
+            f"| {name} | {found.total()} of {said.total()} | {invented} | {rates} | {speed:.0f} |",
+            flush=True,
+        )
+
+
+def accurate(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    waveforms: Sequence[Tensor],
+    known: Counter[str],
+    weights: Sequence[float],
+) -> None:
+    """Mode accurate, from samples to text."""
+    plain = TranscribeOptions(word_timestamps=False)
+
+    def texts(options: TranscribeOptions) -> list[str]:
+        return [t.text for t in recognizer.transcribe(waveforms, options).transcripts]
+
+    table = Table("accurate", utterances, known, texts(plain))
+    table.row("greedy", lambda: texts(plain))
+    for weight in weights:
+        hot = replace(plain, hotwords=table.hotwords(weight))
+        table.row(f"hot words of weight {weight:g}", lambda hot=hot: texts(hot))
+    prompted = replace(plain, prompt=", ".join(table.words))
+    table.row("the words as a prompt", lambda: texts(prompted))
+
+
+def heard(recognizer: Recognizer, waveforms: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Log-probabilities of the CTC head for each clip."""
+    with torch.inference_mode():
+        for waveform in waveforms:
+            samples = waveform[None].to(recognizer.device)
+            features, frames = recognizer.features(samples, torch.tensor([len(waveform)]))
+            encoded = recognizer.network.encoder(features, frames)
+            yield recognizer.network.ctc(encoded, frames)[0, : int(frames)].cpu()
+
+
+def fast(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    waveforms: Sequence[Tensor],
+    known: Counter[str],
+    weights: Sequence[float],
+    arpa: Path | None,
+) -> None:
+    """Mode fast: the network once, then each search on what it heard; its speed is the search's."""
+    characters = recognizer.characters
+    start = time.process_time()
+    clips = list(heard(recognizer, waveforms))
+    seconds = time.process_time() - start
+    print(f"\nthe network alone: RTFx {sum(u.duration for u in utterances) / seconds:.0f}")
+
+    def greedy() -> list[str]:
+        return [greedy_ctc(clip[None], torch.tensor([len(clip)]), characters)[0] for clip in clips]
+
+    def search(hotwords: tuple[Hotword, ...] = (), model: LanguageModel | None = None) -> list[str]:
+        bias = LetterBias(hotwords, characters)
+        return [CTCBeamSearch(characters, bias, model)(clip) for clip in clips]
+
+    table = Table("fast", utterances, known, greedy())
+    table.row("greedy", greedy)
+    table.row("beam search alone", search)
+    for weight in weights:
+        hot = table.hotwords(weight)
+        table.row(f"hot words of weight {weight:g}", lambda hot=hot: search(hot))
+    if arpa is None:
+        return
+    for weight, bonus, cost in NGRAM_WEIGHTS:
+        model = LanguageModel(arpa, weight=weight, word_bonus=bonus, unknown_cost=cost)
+        name = f"n-gram, {weight:g} / {bonus:g} / {cost:g}"
+        table.row(name, lambda model=model: search((), model))
+    model = LanguageModel(arpa)
+    for weight in weights:
+        hot = table.hotwords(weight)
+        table.row(f"n-gram, hot words of weight {weight:g}", lambda hot=hot: search(hot, model))
 
 
 def main() -> None:
     """Print a row for each condition."""
-    parser = argparse.ArgumentParser(description="Hot words and prompt on rare words.")
+    parser = argparse.ArgumentParser(description="Hot words, prompt and n-gram on rare words.")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--mode", choices=("accurate", "fast"), required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("model/shipped"))
-    parser.add_argument("--weights", type=float, nargs="*", default=[1.0])
-    parser.add_argument(
-        "--mode", nargs="*", choices=("accurate", "fast"), default=["accurate", "fast"]
-    )
+    parser.add_argument("--weights", type=float, nargs="*", default=[0.5, 1.0, 2.0])
     parser.add_argument("--language-model", type=Path, help="n-gram for mode fast, in ARPA format")
     args = parser.parse_args()
     recognizer = Recognizer.load(args.checkpoint)
-    utterances, _ = read_manifest(args.manifest)
-    clips = Clips(utterances, [load_audio(u.audio_filepath) for u in utterances])
+    utterances = [
+        u for u in read_manifest(args.manifest)[0] if u.duration < recognizer.max_piece_seconds
+    ]
+    waveforms = [load_audio(u.audio_filepath) for u in utterances]
     known = Counter(w for u in read_manifest(args.train)[0] for w in words_of(u.text))
-    modes: list[Mode] = args.mode
-    for mode in modes:
-        plain = TranscribeOptions(mode, word_timestamps=False)
-        texts, seconds = clips.texts(recognizer, plain)
-        drawn = random.Random(0)
-        candidates = sorted(missed(clips, texts, known))
-        sought = set(drawn.sample(candidates, min(len(candidates), MOST_HOTWORDS // 2)))
-        rare = sorted(word for word, n in known.items() if n == 1 and len(word) >= LETTERS)
-        words = [*sorted(sought), *drawn.sample(rare, len(sought))]
-        print(f"\n{mode} misses {len(candidates)} words; sought: {', '.join(sorted(sought))}\n")
-        print("| | found | invented | WER | clips with one | others | RTFx |")
-        print("|---|---|---|---|---|---|---|")
-
-        def row(name: str, texts: Sequence[str], seconds: float, sought: set[str]) -> None:
-            rate = clips.seconds / seconds
-            print(f"| {name} | {report(clips, texts, sought)} | {rate:.0f} |", flush=True)
-
-        row(mode, texts, seconds, sought)
-        helped = [
-            (
-                f"hot words of weight {weight:g}",
-                replace(plain, hotwords=tuple(Hotword(word, weight) for word in words)),
-            )
-            for weight in args.weights
-        ]
-        if mode == "accurate":
-            helped.append(("the words as a prompt", replace(plain, prompt=", ".join(words))))
-        else:
-            nobody_says = replace(plain, hotwords=(Hotword("zyzzyva"),))
-            helped.insert(0, ("beam search alone", nobody_says))
-        for name, options in helped:
-            row(name, *clips.texts(recognizer, options), sought)
-        if mode == "fast" and args.language_model:
-            recognizer.language_model = LanguageModel(args.language_model)
-            for name, options in [("alone", plain), *helped[1:]]:
-                row(f"n-gram, {name}", *clips.texts(recognizer, options), sought)
+    if args.mode == "accurate":
+        accurate(recognizer, utterances, waveforms, known, args.weights)
+    else:
+        fast(recognizer, utterances, waveforms, known, args.weights, args.language_model)
 
 
 if __name__ == "__main__":
