@@ -77,7 +77,8 @@ class Table:
             f"\n{mode} misses {len(candidates)} words; sought: {', '.join(sorted(self._sought))}\n"
         )
         print(
-            "| | found | invented | WER | clips with one | others | RTFx |\n|---|---|---|---|---|---|---|"
+            "| | found | invented | WER | clips with one | others | RTFx |\n"
+            "|---|---|---|---|---|---|---|"
         )
 
     def hotwords(self, weight: float) -> tuple[Hotword, ...]:
