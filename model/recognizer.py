@@ -53,6 +53,8 @@ NO_SPEECH_HINT = 0.05
 CTC_AVG_LOGPROB_LIMIT = -0.4
 CTC_LEAST_LETTERS = 4
 CTC_LETTERS_PER_SECOND = 2.0
+# Texts that are kept of a clip in doubt; 5 were no better on dev (docs/experiments.md).
+BEAM_SIZE = 3
 # A sentence ends with one of these, unless the word is a title.
 SENTENCE_ENDS = (".", "?", "!", "…")
 TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "vs."})
@@ -79,7 +81,7 @@ class TranscribeOptions:
     word_timestamps: bool = True
     prompt: str = ""
     hotwords: tuple[Hotword, ...] = ()
-    beam_size: int = 3
+    beam_size: int = BEAM_SIZE
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from model.recognizer import Mode, Recognizer, TranscribeOptions
 from tests.benchmarks.accuracy_systems import Clips, Loaded
 
 
-def load_steno(*, checkpoint: str, mode: Mode, dtype: str, batched: bool) -> Loaded:
+def load_steno(*, checkpoint: str, mode: Mode, dtype: str, beam_size: int, batched: bool) -> Loaded:
     """The recognizer as the endpoint uses it for `json` and `text`: without word times."""
     folder = Path(checkpoint)
     recognizer = Recognizer.load(folder, device="cpu", dtype=dtype)
-    options = TranscribeOptions(mode=mode, word_timestamps=False)
+    options = TranscribeOptions(mode=mode, word_timestamps=False, beam_size=beam_size)
 
     def together(clips: Clips) -> list[str]:
         waveforms = [torch.from_numpy(clip) for clip in clips]

@@ -59,12 +59,17 @@ def all_systems(checkpoint: str, bfloat16: bool) -> list[System]:
     steno = [
         System(
             family=f"Steno {mode}",
-            setting=dtype,
+            setting=f"{dtype}, beam {beam_size}" if mode == "accurate" else dtype,
             batched=batched,
             loader="steno",
-            options={"checkpoint": checkpoint, "mode": mode, "dtype": dtype},
+            options={
+                "checkpoint": checkpoint,
+                "mode": mode,
+                "dtype": dtype,
+                "beam_size": beam_size,
+            },
         )
-        for mode in ("accurate", "fast")
+        for mode, beam_size in (("accurate", 3), ("accurate", 1), ("fast", 1))
         for dtype in ("bfloat16", "float32")
         if bfloat16 or dtype == "float32"
         for batched in ways

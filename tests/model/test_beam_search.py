@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+
+from model.beam_search import beam_search
+from model.recognizer import Recognizer, TranscribeOptions
+from model.search import greedy_search
+
+
+@pytest.fixture
+def table(random_checkpoint, monkeypatch):
+    """A decoder that looks only at the last token; probabilities as {last: {next: probability}}."""
+    decoder, tokenizer = random_checkpoint.network.decoder, random_checkpoint.tokenizer
+
+    def token(name):
+        if name == "end":
+            return tokenizer.end
+        return tokenizer.prompt[-1] if name == "start" else tokenizer.encode(name)[-1]
+
+    def use(probabilities):
+        logits = {}
+        for last, following in probabilities.items():
+            row = torch.full((decoder.embed_tokens.num_embeddings,), -50.0)
+            for name, probability in following.items():
+                row[token(name)] = math.log(probability)
+            logits[token(last)] = row
+
+        def forward(tokens, cache):
+            cache.lengths = [n + tokens.shape[1] for n in cache.lengths]
+            return tokens[..., None].float()
+
+        nothing = torch.zeros(decoder.embed_tokens.num_embeddings)
+
+        def scores(hidden):
+            rows = [logits.get(int(last), nothing) for last in hidden.flatten()]
+            return torch.stack(rows).view(*hidden.shape[:-1], -1)
+
+        monkeypatch.setattr(decoder, "forward", forward)
+        monkeypatch.setattr(decoder, "scores", scores)
+        width = random_checkpoint.config.dimensions.audio_width
+        audio = torch.zeros(1, 50, width), torch.tensor([50])
+        return decoder, audio, tokenizer
+
+    return use
+
+
+# Greedy search takes "a" and must then choose among what is hardly likely.
+MISLEADING = {
+    "start": {"a": 0.55, "b": 0.45},
+    "a": {"c": 0.3, "d": 0.3, "b": 0.3, "end": 0.1},
+    "b": {"end": 1.0},
+    "c": {"end": 1.0},
+    "d": {"end": 1.0},
+}
+
+
+def test_several_texts_find_what_greedy_search_misses(table):
+    decoder, audio, tokenizer = table(MISLEADING)
+    (greedy,) = greedy_search(decoder, *audio, tokenizer)
+    (found,) = beam_search(decoder, *audio, tokenizer, [tokenizer.prompt], [None], 2)
+    assert tokenizer.decode(greedy.tokens).startswith("a")
+    assert tokenizer.decode(found.tokens) == "b"
+    assert sum(found.logprobs) == pytest.approx(math.log(0.45), abs=1e-4)
+    assert len(found.logprobs) == len(found.tokens) + 1
+
+
+def test_one_text_is_greedy_search(random_checkpoint):
+    decoder, tokenizer = random_checkpoint.network.decoder, random_checkpoint.tokenizer
+    width = random_checkpoint.config.dimensions.audio_width
+    encoded = torch.randn(3, 20, width, generator=torch.Generator().manual_seed(0))
+    frames = torch.tensor([20, 7, 13])
+    greedy = greedy_search(decoder, encoded, frames, tokenizer)
+    found = beam_search(decoder, encoded, frames, tokenizer, [tokenizer.prompt] * 3, [None] * 3, 1)
+    for a, b in zip(greedy, found, strict=True):
+        assert a.tokens == b.tokens
+        assert a.logprobs[: len(b.tokens)] == pytest.approx(b.logprobs[: len(b.tokens)], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("beam_size", "doubt", "searched"), [(3, 0.4, 1), (3, 0.6, 0), (1, 0.4, 0)]
+)
+def test_only_a_clip_in_doubt_is_searched_again(
+    random_checkpoint, monkeypatch, beam_size, doubt, searched
+):
+    recognizer = Recognizer(random_checkpoint, device="cpu", dtype="float32")
+    tokens = tuple(recognizer.tokenizer.encode("a b"))
+    logprobs = (math.log(doubt),) * (len(tokens) + 1)
+    calls = []
+
+    def greedy(decoder, encoded, *_):
+        found = greedy_search(decoder, encoded, *_)
+        return [type(f)(tokens, logprobs, 0.0, False) for f in found]
+
+    def beam(decoder, encoded, *_):
+        calls.append(len(encoded))
+        return greedy(decoder, encoded, *_[:2])
+
+    monkeypatch.setattr("model.recognizer.greedy_search", greedy)
+    monkeypatch.setattr("model.recognizer.beam_search", beam)
+    noise = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0))
+    recognizer.transcribe([noise], TranscribeOptions(word_timestamps=False, beam_size=beam_size))
+    assert len(calls) == searched
