@@ -76,20 +76,15 @@ class Table:
         print(
             f"\n{mode} misses {len(candidates)} words; sought: {', '.join(sorted(self._sought))}\n"
         )
-        print(
-            "| | found | invented | WER | clips with one | others | RTFx |\n"
-            "|---|---|---|---|---|---|---|"
-        )
+        print("| | found | invented | WER | clips with one | others | RTFx |")
+        print("|---|---|---|---|---|---|---|")
 
     def hotwords(self, weight: float) -> tuple[Hotword, ...]:
         """The words that are sought and the distractors."""
         return tuple(Hotword(word, weight) for word in self.words)
 
-    def row(self, name: str, transcribe: Callable[[], Sequence[str]]) -> None:
+    def row(self, name: str, texts: Sequence[str], seconds: float) -> None:
         """Print what is found and invented, the error rates, and audio seconds a CPU second."""
-        start = time.process_time()
-        texts = transcribe()
-        seconds = time.process_time() - start
         said: Counter[str] = Counter()
         found: Counter[str] = Counter()
         invented = 0
@@ -112,6 +107,13 @@ class Table:
         )
 
 
+def timed(transcribe: Callable[[], Sequence[str]]) -> tuple[Sequence[str], float]:
+    """Texts, and the CPU seconds that they took."""
+    start = time.process_time()
+    texts = transcribe()
+    return texts, time.process_time() - start
+
+
 def accurate(
     recognizer: Recognizer,
     utterances: Sequence[Utterance],
@@ -125,13 +127,14 @@ def accurate(
     def texts(options: TranscribeOptions) -> list[str]:
         return [t.text for t in recognizer.transcribe(waveforms, options).transcripts]
 
-    table = Table("accurate", utterances, known, texts(plain))
-    table.row("greedy", lambda: texts(plain))
+    without, seconds = timed(lambda: texts(plain))
+    table = Table("accurate", utterances, known, without)
+    table.row("without", without, seconds)
     for weight in weights:
         hot = replace(plain, hotwords=table.hotwords(weight))
-        table.row(f"hot words of weight {weight:g}", lambda hot=hot: texts(hot))
+        table.row(f"hot words of weight {weight:g}", *timed(lambda hot=hot: texts(hot)))
     prompted = replace(plain, prompt=", ".join(table.words))
-    table.row("the words as a prompt", lambda: texts(prompted))
+    table.row("the words as a prompt", *timed(lambda: texts(prompted)))
 
 
 def heard(recognizer: Recognizer, waveforms: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -166,22 +169,25 @@ def fast(
         bias = LetterBias(hotwords, characters)
         return [CTCBeamSearch(characters, bias, model)(clip) for clip in clips]
 
-    table = Table("fast", utterances, known, greedy())
-    table.row("greedy", greedy)
-    table.row("beam search alone", search)
+    without, seconds = timed(greedy)
+    table = Table("fast", utterances, known, without)
+    table.row("greedy", without, seconds)
+    table.row("beam search alone", *timed(search))
     for weight in weights:
         hot = table.hotwords(weight)
-        table.row(f"hot words of weight {weight:g}", lambda hot=hot: search(hot))
+        table.row(f"hot words of weight {weight:g}", *timed(lambda hot=hot: search(hot)))
     if arpa is None:
         return
     for weight, bonus, cost in NGRAM_WEIGHTS:
         model = LanguageModel(arpa, weight=weight, word_bonus=bonus, unknown_cost=cost)
         name = f"n-gram, {weight:g} / {bonus:g} / {cost:g}"
-        table.row(name, lambda model=model: search((), model))
+        table.row(name, *timed(lambda model=model: search((), model)))
     model = LanguageModel(arpa)
     for weight in weights:
         hot = table.hotwords(weight)
-        table.row(f"n-gram, hot words of weight {weight:g}", lambda hot=hot: search(hot, model))
+        table.row(
+            f"n-gram, hot words of weight {weight:g}", *timed(lambda hot=hot: search(hot, model))
+        )
 
 
 def main() -> None:
