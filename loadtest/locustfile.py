@@ -18,7 +18,7 @@ import grpc.experimental.gevent
 from gevent.pool import Pool
 from locust import LoadTestShape, User, events, task
 from locust.env import Environment
-from locust.runners import STATE_INIT, STATE_READY, STATE_STOPPED, WorkerRunner
+from locust.runners import STATE_INIT, STATE_STOPPED, WorkerRunner
 
 from loadtest.objectives import DEFAULT, Check, Objectives, judge, read_objectives
 from loadtest.outcomes import Fate, Outcome
@@ -222,7 +222,7 @@ class Caller(User):
                 reason = problem
         except Exception as error:  # whatever the client raises, the caller has no answer
             fate, reason = "failed", f"no answer: {type(error).__name__}: {error}"
-        del self.test.sent[number]
+        self.test.sent.pop(number, None)
         seconds = time.perf_counter() - started
         outcome = Outcome(recording.kind, due, seconds, recording.seconds, fate, reason)
         self.environment.events.request.fire(
@@ -288,7 +288,7 @@ def say_verdict(environment: Environment, **_: Any) -> None:
     runner = environment.runner
     if runner is None or isinstance(runner, WorkerRunner):
         return
-    if runner.state not in (STATE_INIT, STATE_READY, STATE_STOPPED):  # Ctrl-C, SIGTERM
+    if runner.state not in (STATE_INIT, STATE_STOPPED):  # Ctrl-C, SIGTERM
         environment.stop_timeout = 0  # or Locust would wait for all answers
         Caller.test.finish()
     checks = Caller.test.checks
