@@ -5,11 +5,14 @@ The exit status is 0 when the objectives are met, 1 when one is missed, 2 when n
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 from handler.server import ServerError, TorchServe
 
@@ -17,6 +20,7 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 ROOT = LOCUSTFILE.parent.parent
 DEFAULTS = ("--headless", "--users", "4", "--run-time", "60s", "--only-summary")
 BROKEN = 2
+REPORT_SECONDS = 30.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,9 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.help:
         parser.print_help()
         return _locust(["--help"], {})
-    if options.host:
-        return _locust([*DEFAULTS, "--host", options.host, *for_locust], {})
     try:
+        if options.host:
+            signal.signal(signal.SIGTERM, _leave)  # as TorchServe's context does
+            return _locust([*DEFAULTS, "--host", options.host, *for_locust], {})
         with TorchServe(options.model_store) as server:
             over_grpc = "grpc" in for_locust
             port = server.ports.grpc_inference if over_grpc else server.ports.inference
@@ -59,15 +64,24 @@ def main(arguments: list[str] | None = None) -> int:
         return BROKEN
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
 def _locust(arguments: list[str], variables: dict[str, str]) -> int:
     """Run Locust in a process of its own: it patches the standard library for gevent."""
     # Its folder must find `loadtest`, from wherever this is called.
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments],
-        env={**os.environ, "PYTHONPATH": path, **variables},
-        check=False,
-    ).returncode
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, **variables}) as locust:
+        try:
+            return locust.wait()
+        except BaseException:
+            locust.terminate()  # it still reports on what it has
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                locust.wait(REPORT_SECONDS)
+            locust.kill()
+            raise
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import grpc.experimental.gevent
 from gevent.pool import Pool
 from locust import LoadTestShape, User, events, task
 from locust.env import Environment
-from locust.runners import STATE_RUNNING, STATE_SPAWNING, WorkerRunner
+from locust.runners import STATE_INIT, STATE_STOPPED, WorkerRunner
 
 from loadtest.objectives import DEFAULT, Check, Objectives, judge, read_objectives
 from loadtest.outcomes import Fate, Outcome
@@ -104,6 +104,7 @@ class Test:
         self.objectives: Objectives = read_objectives(Path(self.options.objectives))
         self.outcomes: list[Outcome] = []
         self.checks: list[Check] | None = None
+        self.sent: dict[int, tuple[Recording, float]] = {}  # and not answered yet, by a number
         self.watch = Watch(
             self.load,
             self.options.management_url,
@@ -140,6 +141,8 @@ class Test:
         seed = 1009 * self.options.seed + process
         self.recordings = deal(self._made[mode], parse_mix(self.options.mix), seed)
         self.seeds = itertools.count(seed << 20)
+        self.numbers = itertools.count()
+        self.sent = {}
 
     def transport(self, host: str) -> Transport:
         """Connect one user."""
@@ -153,8 +156,15 @@ class Test:
         self.outcomes.append(context["outcome"])
 
     def finish(self) -> None:
-        """Judge and report."""
+        """Judge and report, once; what is not answered yet has failed."""
+        if self.checks is not None:
+            return
         self.watch.stop()
+        now = time.time()
+        self.outcomes += (
+            Outcome(r.kind, due, now - due, r.seconds, "failed", "no answer when the test ended")
+            for r, due in self.sent.values()
+        )
         self.checks = judge(self.objectives, self.outcomes)
         facts = {name: getattr(self.options, name) for name in FACTS}
         path = write_results(
@@ -202,6 +212,8 @@ class Caller(User):
         fate: Fate = "answered"
         reason = ""
         size = 0
+        number = next(self.test.numbers)
+        self.test.sent[number] = recording, due
         try:
             answer = self._transport.send(recording)
             size = len(answer.body)
@@ -210,6 +222,7 @@ class Caller(User):
                 reason = problem
         except Exception as error:  # whatever the client raises, the caller has no answer
             fate, reason = "failed", f"no answer: {type(error).__name__}: {error}"
+        self.test.sent.pop(number, None)
         seconds = time.perf_counter() - started
         outcome = Outcome(recording.kind, due, seconds, recording.seconds, fate, reason)
         self.environment.events.request.fire(
@@ -275,8 +288,9 @@ def say_verdict(environment: Environment, **_: Any) -> None:
     runner = environment.runner
     if runner is None or isinstance(runner, WorkerRunner):
         return
-    if runner.state in (STATE_SPAWNING, STATE_RUNNING):  # Ctrl-C
-        runner.stop()
+    if runner.state not in (STATE_INIT, STATE_STOPPED):  # Ctrl-C, SIGTERM
+        environment.stop_timeout = 0  # or Locust would wait for all answers
+        Caller.test.finish()
     checks = Caller.test.checks
     environment.process_exit_code = (
         BROKEN if checks is None else int(not all(check.met for check in checks)) * MISSED

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,29 @@ def test_without_an_archive_the_command_says_how_to_make_one(tmp_path: Path) -> 
     code, output, _ = run(tmp_path, "--model-store", str(tmp_path))
     assert code == 2
     assert "make package" in output
+
+
+@pytest.mark.slow
+def test_a_test_that_is_stopped_early_reports_on_what_it_has(
+    tmp_path: Path, silent_server: str
+) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "loadtest", "--host", silent_server, "--users", "2"),
+            *("--run-time", "300s", "--output", str(out)),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # Locust's log
+        if "All users spawned" in line:
+            break
+    time.sleep(1)
+    process.terminate()
+    process.communicate(timeout=60)
+    found = json.loads((out / "results.json").read_text())
+    assert found["totals"]["reasons"] == {"no answer when the test ended": 2}
+    assert not found["met"]
