@@ -23,7 +23,7 @@ ORDERS = range(2, 6)
 # One of the highest order that stands once in the text tells little and takes most of the room; its
 # share goes to backing off. SRILM drops them, too.
 LEAST = 2
-START, END_OF_SENTENCE = "<s>", "</s>"
+START, END_OF_SENTENCE, UNKNOWN = "<s>", "</s>", "<unk>"
 
 Gram = tuple[str, ...]
 
@@ -86,7 +86,8 @@ def arpa(counts: Sequence[Counter[Gram]]) -> Iterator[str]:
         tables.append(table)
         shorter = table
     yield "\\data\\"
-    tables[0][(START,)] = 1e-99
+    # Never asked for, but KenLM warns if they lack.
+    tables[0] |= {(START,): 1e-99, (UNKNOWN,): 1e-99}
     for length, table in enumerate(tables, 1):
         yield f"ngram {length}={len(table)}"
     for length, table in enumerate(tables, 1):
