@@ -23,7 +23,7 @@ class OfficialStyleHandler:
         self.recognizer = Recognizer.load(folder / "checkpoint")
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
-        content = data[0].get("data") or data[0].get("body")
+        content = data[0].get("data") or data[0]["body"]
         samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
         waveform = torch.from_numpy(samples.mean(axis=1))
         if rate != SAMPLE_RATE:
