@@ -242,6 +242,7 @@ def decoded_as(recognizer, monkeypatch, text, **values):
     } | values
     decoded = Decoded(tokens=tokens, **found)
     monkeypatch.setattr("model.recognizer.greedy_search", lambda *_: [decoded])
+    monkeypatch.setattr("model.recognizer.beam_search", lambda *_: [decoded])
 
 
 @pytest.fixture
@@ -314,7 +315,7 @@ def test_confidences_are_calibrated_by_who_wrote_the_text(random_folder, sound, 
 def test_no_speech_has_no_text_even_if_the_decoder_looped(
     random_recognizer, sound, monkeypatch, looped
 ):
-    values = {"no_speech_prob": 0.9, "logprob": -2.0, "looped": looped}
+    values = {"no_speech_prob": 0.9, "logprobs": (-2.0,) * 11, "looped": looped}
     decoded_as(random_recognizer, monkeypatch, "thank you", **values)
     (transcript,) = random_recognizer.transcribe([sound(2.0, 1)]).transcripts
     assert transcript.text == ""
