@@ -205,7 +205,7 @@ def test_in_a_crash_loop_the_pod_is_never_ready_and_in_the_end_not_alive(store: 
 
         wait_until(given_up, "TorchServe gave up")
         assert not any(seen)
-        assert "/there/is/none" in pod.log()  # the reason can be found
+        wait_until(lambda: "/there/is/none" in pod.log(), "the log tells the reason")
 
 
 def test_a_server_that_nobody_guards_is_not_started(store: Path) -> None:
