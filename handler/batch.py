@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from handler.auth import Tokens
 from handler.config import HandlerConfig
 from handler.errors import RequestError, error_body
 from handler.request import Options, Served, parse_request
@@ -90,6 +91,7 @@ class BatchTranscriber:
     def __init__(self, recognizer: Recognizer, config: HandlerConfig, threads: int) -> None:
         self._recognizer = recognizer
         self._limits = config.audio_limits
+        self._tokens = Tokens(config.token_file) if config.token_file else None
         language = recognizer.config.language
         self._served = Served(config.model_names, (language, LANGUAGES.get(language, language)))
         # A thread decodes one file, so torch's resampling must not start threads of its own.
@@ -124,6 +126,8 @@ class BatchTranscriber:
 
     def _read(self, item: Item) -> _Decoded | Answer:
         def read() -> _Decoded:
+            if self._tokens:
+                self._tokens.check(item.headers)
             request = parse_request(item.parts, item.headers, self._served)
             waveform = load_audio(request.audio, self._limits)
             return _Decoded(item.request_id, request.options, waveform)
@@ -158,6 +162,8 @@ class BatchTranscriber:
                 TranscribeOptions(
                     mode=item.options.mode,
                     word_timestamps=item.options.response_format in WITH_TIMES,
+                    prompt=item.options.prompt,
+                    hotwords=item.options.hotwords,
                 )
                 for item in decoded
             ],

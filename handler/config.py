@@ -1,6 +1,7 @@
 """The `handler:` section of model-config.yaml, and what else the handler reads from that file."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -15,6 +16,8 @@ class HandlerConfig(BaseModel):
 
     checkpoint: str = "checkpoint"
     """The checkpoint's folder inside the archive."""
+    language_model: str | None = None
+    """An n-gram for mode fast, its ARPA file inside the archive; `training.package` sets it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU that TorchServe gives to this worker, the CPU where there is none."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -31,6 +34,8 @@ class HandlerConfig(BaseModel):
     """Values of `model` that callers may send; OpenAI's clients cannot leave it out."""
     warmup_seconds: tuple[PositiveFloat, ...] = (1.0, 10.0)
     """Lengths of the clips that warm the worker up before it reports READY."""
+    token_file: Path | None = None
+    """Bearer tokens that callers must show, one a line; not set: TorchServe's own tokens guard."""
 
     @property
     def audio_limits(self) -> AudioLimits:

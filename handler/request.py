@@ -11,18 +11,34 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal, NoReturn, get_args
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from handler.errors import RequestError, quoted
 from handler.transport import Part
+from model.hotwords import Hotword
 from model.recognizer import Mode
 from model.transcript import ResponseFormat
 
 Granularity = Literal["word", "segment"]
 
+# In a form they are repeated, with or without OpenAI's brackets.
+LISTS = ("timestamp_granularities", "hotwords")
 GRANULARITIES_FIELD = "timestamp_granularities[]"
+# A decoder reads a few hundred tokens of it; more than so many characters is a mistake.
+LONGEST_PROMPT = 10_000
+MOST_HOTWORDS = 100
+LONGEST_HOTWORD = 60
+HIGHEST_WEIGHT = 10.0
 HEADER_PREFIX = "x-steno-"
 RAW_BODY_NAMES = frozenset({"body", "data"})
 
@@ -35,24 +51,46 @@ class Served:
     languages: tuple[str, ...]
 
 
-class Options(BaseModel):
-    """The options of a transcription: OpenAI's names, and our `mode`.
+def _read_hotword(item: object) -> Hotword:
+    """`Kubernetes` or `Kubernetes:2.5`."""
+    if not isinstance(item, str):
+        raise ValueError("a hot word is text, such as 'Kubernetes' or 'Kubernetes:2.5'")
+    text, colon, number = item.rpartition(":")
+    if not colon:
+        text, number = item, "1"
+    try:
+        weight = float(number)
+    except ValueError as error:
+        raise ValueError(f"{quoted(number)}, the weight after the colon, is no number") from error
+    text = " ".join(text.split())
+    if not any(c.isalnum() for c in text) or len(text) > LONGEST_HOTWORD:
+        raise ValueError(
+            f"a hot word has 1 to {LONGEST_HOTWORD} characters, and a letter or digit among them"
+        )
+    if not 0 < weight <= HIGHEST_WEIGHT:
+        raise ValueError(f"a weight must be above 0 and at most {HIGHEST_WEIGHT:g}")
+    return Hotword(text, weight)
 
-    `model` and `language` are checked against what this endpoint serves. `prompt`, `temperature`
-    and `stream` exist so that clients may send their neutral values; any other value would change
-    the text in a way that we do not offer, and is refused.
+
+class Options(BaseModel):
+    """The options of a transcription: OpenAI's names, and our `mode` and `hotwords`.
+
+    `model` and `language` are checked against what this endpoint serves. `temperature` and `stream`
+    exist so that clients may send their neutral values; any other value would change the text in a
+    way that we do not offer, and is refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model: str | None = None
     language: str | None = None
-    prompt: str = ""
+    mode: Mode = "accurate"
+    prompt: str = Field(default="", max_length=LONGEST_PROMPT)
+    hotwords: tuple[Annotated[Hotword, BeforeValidator(_read_hotword)], ...] = ()
     response_format: ResponseFormat = "json"
     temperature: float = 0.0
     timestamp_granularities: tuple[Granularity, ...] = ()
     stream: bool = False
-    mode: Mode = "accurate"
 
     @field_validator("model")
     @classmethod
@@ -66,9 +104,16 @@ class Options(BaseModel):
 
     @field_validator("prompt")
     @classmethod
-    def _no_prompt(cls, value: str) -> str:
-        if value:
-            raise ValueError("a prompt is not supported; leave it out or empty")
+    def _for_the_decoder(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("mode") == "fast":
+            raise ValueError("mode=fast cannot use a prompt; send its words as hotwords")
+        return value
+
+    @field_validator("hotwords")
+    @classmethod
+    def _not_too_many(cls, value: tuple[Hotword, ...]) -> tuple[Hotword, ...]:
+        if len(value) > MOST_HOTWORDS:
+            raise ValueError(f"there are {len(value)}; at most {MOST_HOTWORDS} are possible")
         return value
 
     @field_validator("temperature")
@@ -210,7 +255,7 @@ def _read_json(parts: Sequence[Part]) -> tuple[bytes | bytearray, list[tuple[str
         )
     options: list[tuple[str, Any]] = []
     for name, value in pairs:
-        if name.removesuffix("[]") == "timestamp_granularities" and isinstance(value, list):
+        if name.removesuffix("[]") in LISTS and isinstance(value, list):
             options += [(name, item) for item in value]
         elif name != "audio":
             options.append((name, value))
@@ -241,8 +286,10 @@ def _decode_base64(encoded: object) -> bytes:
 def _check_options(pairs: Sequence[tuple[str, Any]], served: Served) -> Options:
     fields: dict[str, Any] = {}
     for name, value in pairs:
-        key = name.removesuffix("[]") if name == GRANULARITIES_FIELD else name
-        if key == "timestamp_granularities":
+        key = name.removesuffix("[]") if name.removesuffix("[]") in LISTS else name
+        if key == "hotwords" and isinstance(value, str):
+            fields.setdefault(key, []).extend(filter(str.strip, value.split(",")))
+        elif key in LISTS:
             fields.setdefault(key, []).append(value)
         elif key in fields:
             raise RequestError("repeated_field", f"{name} is given twice; send it once", param=name)

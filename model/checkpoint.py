@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.confidence import Calibration, Calibrations
 from model.features import LogMel
 from model.int8 import Int8Weight
 from model.network import ModelDimensions, Network
@@ -50,6 +51,7 @@ class ModelConfig:
         characters: of the CTC head, see `model.tokenizer.Characters`.
         multilingual: whether the decoder is told the language.
         language: ISO 639-1 code of the text.
+        calibration: of word confidences; older files have none.
         provenance: where the weights came from, for a person to read.
     """
 
@@ -58,6 +60,7 @@ class ModelConfig:
     characters: str = DEFAULT_CHARACTERS
     multilingual: bool = False
     language: str = "en"
+    calibration: Calibrations = field(default_factory=Calibrations)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,8 +83,14 @@ class ModelConfig:
             raise ValueError(f'it must be an object with "format": {FORMAT}')
         try:
             dimensions = ModelDimensions(**values.pop("dimensions", {}))
-            return cls(dimensions=dimensions, **values)
-        except TypeError as error:  # a key too many or too few
+            calibration = Calibrations(
+                **{
+                    mode: None if fitted is None else Calibration(**fitted)
+                    for mode, fitted in values.pop("calibration", {}).items()
+                }
+            )
+            return cls(dimensions=dimensions, calibration=calibration, **values)
+        except (TypeError, AttributeError) as error:  # a key too many or too few, no object
             raise ValueError(str(error)) from error
 
     def to_json(self) -> str:
@@ -134,7 +143,8 @@ def save_checkpoint(
         weights: instead of the network's own, for example their running average.
         dtype: of the weights in the file. float16 keeps three digits; every weight must lie
             within its range. int8 halves the matrices once more; the vectors stay in float16.
-        provenance: replaces the one in the checkpoint's configuration.
+        provenance: replaces the one in the checkpoint's configuration. It tells of other weights, so
+            the calibration, which was fitted to the old ones, is left out.
 
     Raises:
         CheckpointError: a weight is not finite, or becomes so in `dtype`.
@@ -151,7 +161,7 @@ def save_checkpoint(
         tensors[name] = stored.contiguous()
     config = checkpoint.config
     if provenance is not None:
-        config = replace(config, provenance=provenance)
+        config = replace(config, provenance=provenance, calibration=Calibrations())
     folder = Path(folder)
     part, old = (folder.with_name(folder.name + suffix) for suffix in (".part", ".old"))
     if old.exists() and not folder.exists():  # killed between the two renames below

@@ -17,6 +17,10 @@ from model.int8 import Int8Weight, is_few
 
 # All of Whisper's sizes use heads of 64 dimensions.
 HEAD_WIDTH = 64
+# Tokens for which the decoder's memory gets room at once.
+ROOM_STEP = 32
+# From so many queries on, attention on a CPU goes clip by clip.
+MANY_QUERIES = 64
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,31 @@ def frame_mask(frames: Tensor, length: int) -> Tensor | None:
     return torch.arange(length, device=frames.device)[None, :] < frames[:, None]
 
 
+def _attend_in_products(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool
+) -> Tensor:
+    """What `scaled_dot_product_attention` computes, for bfloat16 on a CPU, where that is slow.
+
+    For the few queries of the decoder it takes ten times as long, for many nearly twice.
+    """
+    by_key = mask is None or mask.shape[2] == 1
+    if len(queries) > 1 and queries.shape[2] >= MANY_QUERIES and by_key:
+        # One clip after the other: its scores stay in the CPU's cache.
+        counts = [keys.shape[2]] * len(keys) if mask is None else mask.sum(-1).flatten().tolist()
+        return torch.cat(
+            [
+                _attend_in_products(q[None], k[None, :, :n], v[None, :, :n], None, causal)
+                for q, k, v, n in zip(queries, keys, values, counts, strict=True)
+            ]
+        )
+    scores = queries * HEAD_WIDTH**-0.5 @ keys.transpose(-1, -2)
+    if causal:
+        scores += scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
+    if mask is not None:
+        scores = scores.where(mask, -torch.inf)
+    return scores.softmax(-1) @ values
+
+
 class Projection(nn.Linear):
     """A linear layer that may keep its weight in int8 as well, for inputs of few rows."""
 
@@ -100,16 +129,24 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, HEAD_WIDTH)).transpose(1, 2)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of `x`, each (batch, heads, length, HEAD_WIDTH)."""
-        return self.split(self.k_proj(x)), self.split(self.v_proj(x))
+        """Keys and values of `x`, each (batch, heads, length, HEAD_WIDTH), contiguous."""
+        return self.split(self.k_proj(x)).contiguous(), self.split(self.v_proj(x)).contiguous()
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
     ) -> Tensor:
         """Attend from `x` (batch, length, width); `mask` is True where a key may be seen."""
-        mixed = F.scaled_dot_product_attention(
-            self.split(self.q_proj(x)), keys, values, attn_mask=mask, is_causal=causal
-        )
+        queries = self.split(self.q_proj(x))
+        if (
+            keys.dtype == torch.bfloat16
+            and keys.device.type == "cpu"
+            and not torch.is_grad_enabled()
+        ):
+            mixed = _attend_in_products(queries, keys, values, mask, causal)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, is_causal=causal
+            )
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
 
 
@@ -198,23 +235,46 @@ class Encoder(nn.Module):
 
 @dataclass
 class DecoderCache:
-    """What the decoder remembers of a batch while it writes; all rows are at the same position.
+    """What the decoder remembers of a batch while it writes.
+
+    Each row has its own length. What stands beyond it, such as tokens that were taken back by making
+    it shorter, is not seen and gets written over.
 
     Attributes:
         audio: for each layer, keys and values of the encoder's output.
-        text: for each layer, keys and values of the tokens so far.
         mask: bool (batch, 1, 1, frames), True for valid frames; None if all are.
+        text: for each layer, keys and values of the tokens so far, (batch, heads, room, HEAD_WIDTH);
+            none if nothing shall be remembered.
+        lengths: tokens so far of each row.
     """
 
     audio: list[tuple[Tensor, Tensor]]
-    text: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
+    text: list[tuple[Tensor, Tensor]]
+    lengths: list[int]
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only the given rows (int64), in their order."""
-        self.audio = [(k[rows], v[rows]) for k, v in self.audio]
-        self.text = [(k[rows], v[rows]) for k, v in self.text]
-        self.mask = None if self.mask is None else self.mask[rows]
+    def make_room(self, length: int) -> None:
+        """Have room for rows of so many tokens, and for some more, so that it is seldom made."""
+        lacking = length - self.text[0][0].shape[2] if self.text else 0
+        if lacking > 0:  # with zeros, since what is not seen still is multiplied by 0
+            more = (0, 0, 0, lacking + ROOM_STEP)
+            self.text = [(F.pad(k, more), F.pad(v, more)) for k, v in self.text]
+
+    def select(self, rows: list[int], *, same_audio: bool = False) -> None:
+        """Keep only the given rows, in their order.
+
+        Args:
+            rows: one may stand there several times.
+            same_audio: each comes from a row of the same clip as that whose place it takes, so that the
+                audio, most of what is kept, need not be copied.
+        """
+        chosen = torch.tensor(rows, device=self.audio[0][0].device)
+        self.text = [(k[chosen], v[chosen]) for k, v in self.text]
+        self.lengths = [self.lengths[row] for row in rows]
+        if same_audio:
+            return
+        self.audio = [(k[chosen], v[chosen]) for k, v in self.audio]
+        self.mask = None if self.mask is None else self.mask[chosen]
 
 
 class Decoder(nn.Module):
@@ -242,54 +302,69 @@ class Decoder(nn.Module):
             if isinstance(module, Projection):
                 module.int8 = Int8Weight.of(module.weight)
 
-    def start(self, encoded: Tensor, frames: Tensor) -> DecoderCache:
-        """Begin a batch: `encoded` (batch, length, width) with `frames` (batch,) valid ones each."""
+    def start(self, encoded: Tensor, frames: Tensor, remember: bool = False) -> DecoderCache:
+        """Begin a batch.
+
+        Args:
+            encoded: (batch, length, width), the encoder's output.
+            frames: int64 (batch,), valid frames of each clip.
+            remember: keep the tokens that are fed, so that more can follow; without it there is one
+                pass over a whole text, as in training.
+        """
         mask = frame_mask(frames, encoded.shape[1])
+        batch, _, width = encoded.shape
+        audio = [layer.encoder_attn.keys_values(encoded) for layer in self._layers()]
+        # Under autocast keys have another precision than `encoded`.
+        none = audio[0][0].new_empty(batch, width // HEAD_WIDTH, 0, HEAD_WIDTH)
         return DecoderCache(
-            audio=[layer.encoder_attn.keys_values(encoded) for layer in self._layers()],
-            text=[],
+            audio=audio,
             mask=None if mask is None else mask[:, None, None, :],
+            text=[(none, none)] * len(audio) if remember else [],
+            lengths=[0] * batch,
         )
 
     def forward(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """Feed the next tokens and remember them.
+        """Feed the next tokens of each row; each sees itself and those before it.
 
         Args:
-            tokens: int64 (batch, length). Several at a time only at the start (a prompt, or a whole
-                text in training): each sees itself and those before it.
-            cache: from `start`; grows by `length`.
+            tokens: int64 (batch, length).
+            cache: from `start`; every row of it grows by `length`.
 
         Returns:
             (batch, length, width), which `scores` turns into the next token after each.
 
         Raises:
-            ValueError: the text grows longer than the network's positions.
+            ValueError: a text grows longer than the network's positions.
         """
-        first = not cache.text
-        past = 0 if first else cache.text[0][0].shape[2]
         length = tokens.shape[1]
-        if past + length > self.embed_positions.num_embeddings:
+        longest = max(cache.lengths) + length
+        if longest > self.embed_positions.num_embeddings:
             raise ValueError(
-                f"the text has {past + length} tokens; "
+                f"the text has {longest} tokens; "
                 f"this network takes at most {self.embed_positions.num_embeddings}"
             )
-        assert first or length == 1
-        x = self.embed_tokens(tokens) + self.embed_positions.weight[past : past + length]
+        cache.make_room(longest)
+        past = torch.tensor(cache.lengths, device=tokens.device)
+        places = past[:, None] + torch.arange(length, device=tokens.device)
+        x = self.embed_tokens(tokens) + self.embed_positions(places)
+        mask = None
+        if cache.text and (length > 1 or min(cache.lengths) < max(cache.lengths)):
+            mask = torch.arange(longest, device=tokens.device) <= places[:, None, :, None]
+        row = torch.arange(len(tokens), device=tokens.device)[:, None]
         for i, layer in enumerate(self._layers()):
             normed = layer.self_attn_layer_norm(x)
             keys, values = layer.self_attn.keys_values(normed)
-            if first:
-                cache.text.append((keys, values))
-            else:
-                old_keys, old_values = cache.text[i]
-                keys = torch.cat([old_keys, keys], dim=2)
-                values = torch.cat([old_values, values], dim=2)
-                cache.text[i] = (keys, values)
-            x = x + layer.self_attn(normed, keys, values, None, causal=length > 1)
+            if cache.text:
+                all_keys, all_values = cache.text[i]
+                all_keys[row, :, places] = keys.transpose(1, 2)
+                all_values[row, :, places] = values.transpose(1, 2)
+                keys, values = all_keys[:, :, :longest], all_values[:, :, :longest]
+            x = x + layer.self_attn(normed, keys, values, mask, causal=not cache.text)
             x = x + layer.encoder_attn(
                 layer.encoder_attn_layer_norm(x), *cache.audio[i], cache.mask
             )
             x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
+        cache.lengths = [n + length for n in cache.lengths]
         return self.layer_norm(x)
 
     def scores(self, hidden: Tensor) -> Tensor:

@@ -5,8 +5,10 @@
 One `Recognizer` holds one network on one device; it keeps no state between calls.
 """
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,11 +19,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from model.alignment import align_words, fits
 from model.audio import SAMPLE_RATE
+from model.beam_search import beam_search
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.confidence import with_confidences
+from model.ctc_beam import CTCBeamSearch
 from model.features import ENCODER_FRAMES_PER_SECOND, SAMPLES_PER_ENCODER_FRAME
+from model.hotwords import Hotword, LetterBias, TokenBias
+from model.language_model import LanguageModel
 from model.precision import has_bfloat16_units
 from model.search import (
     AVG_LOGPROB_LIMIT,
+    BEAM_LOGPROB_LIMIT,
     COMPRESSION_RATIO_LIMIT,
     NO_SPEECH_LIMIT,
     Decoded,
@@ -37,6 +45,14 @@ Mode = Literal["accurate", "fast"]
 
 # -80 dB of full scale: below it there is dither at most, and the network would be asked to read noise.
 SILENCE_PEAK = 1e-4
+# Where nobody speaks the decoder may write all the same, with a chance of no speech of 0.12 and more;
+# sentences have 0.01 at most, very soft ones 0.08. From here on the CTC head must hear something too.
+NO_SPEECH_HINT = 0.05
+# The CTC head hears nothing there, or one to four letters, fewer than 1.5 a second, all unsure. Speech
+# has about 14 a second; where it has few, as a word between long pauses, they are clearer.
+CTC_AVG_LOGPROB_LIMIT = -0.4
+CTC_LEAST_LETTERS = 4
+CTC_LETTERS_PER_SECOND = 2.0
 # A sentence ends with one of these, unless the word is a title.
 SENTENCE_ENDS = (".", "?", "!", "…")
 TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "vs."})
@@ -52,10 +68,18 @@ class TranscribeOptions:
         mode: "accurate" has the decoder write the text, with capitals and punctuation; "fast" takes
             the CTC head's, lower-case, from one parallel pass.
         word_timestamps: also find when each word was said; segments are then sentences.
+        prompt: text that came before, or is like what will be said: the decoder goes on in its spelling
+            and style. Mode "fast" has no use for it.
+        hotwords: words that are expected.
+        beam_size: texts that are kept of a clip where greedy search is in doubt; 1 leaves it at greedy
+            search. Mode "fast" has no use for it.
     """
 
     mode: Mode = "accurate"
     word_timestamps: bool = True
+    prompt: str = ""
+    hotwords: tuple[Hotword, ...] = ()
+    beam_size: int = 3
 
 
 @dataclass(frozen=True)
@@ -110,6 +134,7 @@ class Recognizer:
             (GPUs, CPUs with AMX). On a CPU, bfloat16 has the decoder's weights in int8 when it writes
             for one or two clips.
         max_batch_seconds: most padded audio in one forward pass; it bounds memory.
+        language_model: an n-gram that judges the words of mode "fast".
 
     Raises:
         ValueError: the device or dtype is unknown or not there.
@@ -122,6 +147,7 @@ class Recognizer:
         device: str = "auto",
         dtype: str = "auto",
         max_batch_seconds: float = 120.0,
+        language_model: LanguageModel | None = None,
     ) -> None:
         if dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"dtype is {dtype!r}; it must be 'auto', 'float32' or 'bfloat16'")
@@ -144,6 +170,8 @@ class Recognizer:
             checkpoint.network.decoder.keep_int8()  # from float32, before it is rounded to bfloat16
         self.network = checkpoint.network.to(self.device, getattr(torch, dtype)).eval()
         positions = checkpoint.config.dimensions.audio_positions
+        # As in Whisper, which leaves the other half of its positions to the text.
+        self.max_prompt_tokens = checkpoint.config.dimensions.text_positions // 2 - 1
         longest = positions * SAMPLES_PER_ENCODER_FRAME - self.features.tail_samples
         self.max_piece_seconds = longest / SAMPLE_RATE
         if max_batch_seconds < self.max_piece_seconds:
@@ -152,6 +180,7 @@ class Recognizer:
                 f"it must hold one piece of {self.max_piece_seconds} s"
             )
         self.max_batch_seconds = max_batch_seconds
+        self.language_model = language_model
 
     @classmethod
     def load(
@@ -161,17 +190,20 @@ class Recognizer:
         device: str = "auto",
         dtype: str = "auto",
         max_batch_seconds: float = 120.0,
+        language_model: Path | None = None,
     ) -> "Recognizer":
-        """Read a checkpoint folder; arguments as for the class.
+        """Read a checkpoint folder, and the n-gram's ARPA file; arguments as for the class.
 
         Raises:
             CheckpointError: the folder is not a checkpoint.
+            LanguageModelError: the file is not an n-gram.
         """
         return cls(
             load_checkpoint(checkpoint),
             device=device,
             dtype=dtype,
             max_batch_seconds=max_batch_seconds,
+            language_model=None if language_model is None else LanguageModel(language_model),
         )
 
     @torch.inference_mode()
@@ -252,43 +284,107 @@ class Recognizer:
         samples = torch.tensor([len(p.waveform) for p in pieces], device=self.device)
         features, frames = self.features(waveforms, samples)
         encoded = self.network.encoder(features, frames)
+        logprobs = self.network.ctc(encoded, frames).cpu()
+        rows = [own[:count] for own, count in zip(logprobs, frames.tolist(), strict=True)]
         if pieces[0].options.mode == "fast":
-            return self._read_ctc(pieces, encoded, frames)
-        found = greedy_search(self.network.decoder, encoded, frames, self.tokenizer)
-        counts = frames.tolist()
+            return [self._ctc_reading(*own) for own in zip(pieces, rows, strict=True)]
+        drafts = greedy_ctc(logprobs, frames, self.characters)
+        found = self._search(pieces, encoded, frames, drafts)
         readings = []
         doubtful = set()
-        for i, (decoded, count) in enumerate(zip(found, counts, strict=True)):
+        questionable = set()
+        for i, (decoded, count) in enumerate(zip(found, frames.tolist(), strict=True)):
             text = self.tokenizer.decode(decoded.tokens)
             unsure = decoded.avg_logprob < AVG_LOGPROB_LIMIT or decoded.looped
             if decoded.no_speech_prob > NO_SPEECH_LIMIT and unsure:
                 text = ""
             if self._is_invented(text, decoded, count):
                 doubtful.add(i)
+            elif decoded.no_speech_prob > NO_SPEECH_HINT and self._can_be_spelled(text):
+                questionable.add(i)
             readings.append(_Reading(text, decoded.avg_logprob, decoded.no_speech_prob, ()))
         timed = {i for i, p in enumerate(pieces) if p.options.word_timestamps}
-        if not timed | doubtful:
-            return readings
-        logprobs = self.network.ctc(encoded, frames).cpu()
+        doubtful |= {i for i in questionable if not self._hear(pieces[i], rows[i])[0]}
         for i in doubtful:  # what the CTC head hears cannot loop
-            readings[i] = self._ctc_reading(pieces[i], logprobs[i, : counts[i]])
+            readings[i] = self._ctc_reading(pieces[i], rows[i])
         for i in timed - doubtful:
-            words = self._align(logprobs[i, : counts[i]], readings[i].text, pieces[i])
+            words = self._align(rows[i], readings[i].text, pieces[i])
+            words = self._with_decoder_confidences(words, found[i])
             readings[i] = replace(readings[i], words=words)
         return readings
+
+    def _search(
+        self, pieces: Sequence[_Piece], encoded: Tensor, frames: Tensor, drafts: Sequence[str]
+    ) -> list[Decoded]:
+        """The decoder's text of each piece.
+
+        Greedy search finds most. Where it wrote a token that it held for less likely than all others
+        together, or where hot words are to be heard, beam search looks for a better text.
+        """
+        prompts = [
+            self.tokenizer.prompt_after(p.options.prompt, self.max_prompt_tokens) for p in pieces
+        ]
+        found: dict[int, Decoded] = {}
+        plain = [i for i, piece in enumerate(pieces) if not piece.options.hotwords]
+        for rows in _of_one_kind(plain, lambda i: len(prompts[i])):
+            decoded = greedy_search(
+                self.network.decoder,
+                *((encoded, frames) if len(rows) == len(pieces) else (encoded[rows], frames[rows])),
+                self.tokenizer,
+                [drafts[i] for i in rows],
+                [prompts[i] for i in rows],
+            )
+            found.update(zip(rows, decoded, strict=True))
+        again = [
+            i
+            for i, piece in enumerate(pieces)
+            if piece.options.hotwords
+            or (piece.options.beam_size > 1 and min(found[i].logprobs) < BEAM_LOGPROB_LIMIT)
+        ]
+        for rows in _of_one_kind(again, lambda i: (len(prompts[i]), pieces[i].options.beam_size)):
+            # The pieces of a recording have the same hot words.
+            wanted = [pieces[i].options.hotwords for i in rows]
+            biases = {
+                words: TokenBias(words, self.tokenizer) if words else None for words in set(wanted)
+            }
+            decoded = beam_search(
+                self.network.decoder,
+                encoded[rows],
+                frames[rows],
+                self.tokenizer,
+                [prompts[i] for i in rows],
+                [biases[words] for words in wanted],
+                pieces[rows[0]].options.beam_size,
+            )
+            found.update(zip(rows, decoded, strict=True))
+        return [found[i] for i in range(len(pieces))]
 
     def _is_invented(self, text: str, decoded: Decoded, frames: int) -> bool:
         """Whether a text loops, or is longer than its audio can hold.
 
-        Only texts in letters that the CTC head knows are judged: its own takes their place, and
-        scripts of three bytes a letter compress well without repeating anything. Digits may stand
-        among them: they are said in words, which the head can spell.
+        Only texts that the CTC head can spell are judged: its own takes their place, and scripts of
+        three bytes a letter compress well without repeating anything.
         """
-        letters = "".join(c for c in text if not c.isdigit())
-        if not text or not self.characters.covers(letters):
+        if not text or not self._can_be_spelled(text):
             return False
         repeats = compression_ratio(text) > COMPRESSION_RATIO_LIMIT
         return decoded.looped or repeats or not fits(text, frames, self.characters)
+
+    def _can_be_spelled(self, text: str) -> bool:
+        """Whether the CTC head knows the letters; digits are said in words, which it can spell."""
+        return self.characters.covers("".join(c for c in text if not c.isdigit()))
+
+    def _with_decoder_confidences(
+        self, words: tuple[Word, ...], decoded: Decoded
+    ) -> tuple[Word, ...]:
+        """The aligned words, each as sure as the tokens that spell it were together."""
+        spellings = iter(self.tokenizer.word_tokens(decoded.tokens))
+        sure = []
+        for word in words:
+            # A dash on its own went with the word before it when they were aligned.
+            places = [place for _ in word.word.split() for place in next(spellings)]
+            sure.append(math.exp(sum(decoded.logprobs[place] for place in places)))
+        return with_confidences(words, sure, self.config.calibration.accurate)
 
     def _align(self, logprobs: Tensor, text: str, piece: _Piece) -> tuple[Word, ...]:
         """Times of the words of a text; none if it does not fit its frames."""
@@ -298,24 +394,32 @@ class Recognizer:
                 return tuple(align_words(logprobs[:count], text, self.characters))
         return ()
 
-    def _read_ctc(
-        self, pieces: Sequence[_Piece], encoded: Tensor, frames: Tensor
-    ) -> list[_Reading]:
-        logprobs = self.network.ctc(encoded, frames).cpu()
-        return [
-            self._ctc_reading(piece, rows[:count])
-            for piece, rows, count in zip(pieces, logprobs, frames.tolist(), strict=True)
-        ]
+    def _hear(self, piece: _Piece, logprobs: Tensor) -> tuple[str, float]:
+        """What the CTC head hears in a piece, and the mean log-probability of the letters' frames.
+
+        Few letters that it is unsure of are no speech. `logprobs` (frames, labels), valid frames only.
+        """
+        if piece.options.hotwords or self.language_model is not None:
+            bias = LetterBias(piece.options.hotwords, self.characters)
+            text = CTCBeamSearch(self.characters, bias, self.language_model)(logprobs)
+        else:
+            (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
+        best, labels = logprobs.max(-1)
+        avg_logprob = float(best[labels != Characters.BLANK].mean()) if text else 0.0
+        few = max(CTC_LEAST_LETTERS, CTC_LETTERS_PER_SECOND * len(piece.waveform) / SAMPLE_RATE)
+        if avg_logprob < CTC_AVG_LOGPROB_LIMIT and len(text.replace(" ", "")) < few:
+            return "", 0.0
+        return text, avg_logprob
 
     def _ctc_reading(self, piece: _Piece, logprobs: Tensor) -> _Reading:
         """The CTC head's text of one piece; `logprobs` (frames, labels), valid frames only."""
-        (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
+        text, avg_logprob = self._hear(piece, logprobs)
         if not text:
             return _NOTHING
-        best, labels = logprobs.max(-1)
-        avg_logprob = float(best[labels != Characters.BLANK].mean())
         wanted = piece.options.word_timestamps
         words = self._align(logprobs, text, piece) if wanted else ()
+        sure = [word.confidence for word in words]
+        words = with_confidences(words, sure, self.config.calibration.fast)
         return _Reading(text, avg_logprob, 0.0, words)
 
     def _assemble(
@@ -359,6 +463,14 @@ class Recognizer:
             )
             for waveform, own in zip(waveforms, segments, strict=True)
         ]
+
+
+def _of_one_kind(rows: Sequence[int], kind: Callable[[int], Hashable]) -> Iterator[list[int]]:
+    """The rows that can be searched together, kind by kind, in their order."""
+    together = defaultdict[Hashable, list[int]](list)
+    for row in rows:
+        together[kind(row)].append(row)
+    yield from together.values()
 
 
 def _sentences(words: Sequence[Word]) -> Iterator[list[Word]]:

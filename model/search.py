@@ -1,5 +1,6 @@
 """From the encoder's output to text: greedy attention search and greedy CTC."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.draft import Draft
 from model.features import ENCODER_FRAMES_PER_SECOND
 from model.network import Decoder
 from model.tokenizer import Characters, Tokenizer
@@ -16,6 +18,10 @@ COMPRESSION_RATIO_LIMIT = 2.4
 NO_SPEECH_LIMIT = 0.6
 AVG_LOGPROB_LIMIT = -1.0
 
+# A token below one half may have a rival that leads to a more probable text. On dev such clips (half of
+# them) hold all that beam search gains (docs/experiments.md).
+BEAM_LOGPROB_LIMIT = math.log(0.5)
+
 # Fast speech has about 6 tokens a second; a text beyond twice that is made up.
 TOKENS_PER_SECOND = 12
 TOKENS_AT_LEAST = 16
@@ -24,6 +30,10 @@ TOKENS_AT_LEAST = 16
 LOOP_REPEATS = 4
 LOOP_TOKENS = 20
 LOOP_LONGEST_CYCLE = 30
+# Most places of the decoder in a pass of drafts: more cost more than the guesses save.
+ROWS_A_PASS = 16
+# Rows that have ended leave the batch once so few are left of it: each time the others are copied.
+SHRINK = 0.75
 
 
 @dataclass(frozen=True)
@@ -32,15 +42,21 @@ class Decoded:
 
     Attributes:
         tokens: without prompt and end.
-        avg_logprob: natural logarithm, mean over the tokens and the end.
+        logprobs: natural logarithm of the probability of each token, and of the end unless the text
+            was stopped before it.
         no_speech_prob: probability of the no-speech token, in [0, 1].
         looped: the text ran into a cycle, or past the length that the audio can hold.
     """
 
     tokens: tuple[int, ...]
-    avg_logprob: float
+    logprobs: tuple[float, ...]
     no_speech_prob: float
     looped: bool
+
+    @property
+    def avg_logprob(self) -> float:
+        """Mean over the tokens and the end."""
+        return sum(self.logprobs) / (len(self.tokens) + 1)
 
 
 def compression_ratio(text: str) -> float:
@@ -61,71 +77,164 @@ def cycle_length(tokens: Sequence[int]) -> int | None:
     return None
 
 
+def most_tokens(decoder: Decoder, frames: Tensor, prompt_length: int) -> list[int]:
+    """How many tokens the text of each clip may have that has this many valid frames."""
+    room = decoder.embed_positions.num_embeddings - prompt_length
+    return [
+        min(room, TOKENS_AT_LEAST + TOKENS_PER_SECOND * n // ENCODER_FRAMES_PER_SECOND)
+        for n in frames.tolist()
+    ]
+
+
+def barred_tokens(decoder: Decoder, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """What is added to the scores so that some tokens are never written; and to those of the first."""
+    weight = decoder.embed_tokens.weight
+    barred = torch.zeros(len(weight), device=weight.device)
+    barred[tokenizer.suppressed] = -torch.inf
+    barred_first = barred.clone()
+    barred_first[tokenizer.suppressed_first] = -torch.inf
+    return barred, barred_first
+
+
+def no_speech_probs(decoder: Decoder, hidden: Tensor, tokenizer: Tokenizer) -> list[float]:
+    """Probability of no speech in each clip.
+
+    Args:
+        decoder: of the network.
+        hidden: (batch, length, width), what it made of the prompt, from the start token on.
+        tokenizer: knows the no-speech token.
+    """
+    # Whisper was taught it at the position of the start token.
+    probs = decoder.scores(hidden[:, 0]).float().softmax(-1)
+    return probs[:, tokenizer.no_speech].tolist()
+
+
+class _Row:
+    """A text in the making.
+
+    Args:
+        prompt: tokens that come before it.
+        limit: most tokens that the audio can hold.
+        draft: a guess at the text.
+    """
+
+    def __init__(self, prompt: Sequence[int], limit: int, draft: Draft | None) -> None:
+        self.prompt = prompt
+        self.limit = limit
+        self.draft = draft
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.looped = False
+        self.ended = False
+
+    def guess(self, most: int) -> list[int]:
+        """Tokens that may come next."""
+        return self.draft.next(most) if self.draft else []
+
+    def write(self, token: int, logprob: float, end: int) -> None:
+        """Add a token, unless it is the end."""
+        self.logprobs.append(logprob)
+        if token == end:
+            self.ended = True
+            return
+        self.tokens.append(token)
+        self.looped = len(self.tokens) >= self.limit or cycle_length(self.tokens) is not None
+        self.ended = self.looped
+        if self.draft:
+            self.draft.follow(token)
+
+
 @torch.inference_mode()
 def greedy_search(
-    decoder: Decoder, encoded: Tensor, frames: Tensor, tokenizer: Tokenizer
+    decoder: Decoder,
+    encoded: Tensor,
+    frames: Tensor,
+    tokenizer: Tokenizer,
+    drafts: Sequence[str] | None = None,
+    prompts: Sequence[Sequence[int]] | None = None,
 ) -> list[Decoded]:
     """Write the most probable next token of every clip until each has ended.
 
-    Rows that have ended leave the batch, so the work shrinks with it.
+    With drafts the decoder reads several tokens of a guess in one pass and keeps those that it would
+    have written itself, and one of its own after them (speculative decoding, Leviathan et al., 2023).
+    The texts are the same, in fewer passes. Rows that have ended leave the batch, so the work shrinks
+    with it.
 
     Args:
         decoder: of the network.
         encoded: (batch, length, width), the encoder's output.
         frames: int64 (batch,), valid frames of each clip.
-        tokenizer: gives the prompt and the tokens that may not be written.
+        tokenizer: says which tokens may not be written.
+        drafts: for each clip, what its text may be like: lower-case words.
+        prompts: of each clip, all of one length; `tokenizer.prompt` if None.
 
     Returns:
         One for each clip, in order.
     """
     device = encoded.device
-    cache = decoder.start(encoded, frames)
-    room = decoder.embed_positions.num_embeddings - len(tokenizer.prompt)
-    limits = [
-        min(room, TOKENS_AT_LEAST + TOKENS_PER_SECOND * n // ENCODER_FRAMES_PER_SECOND)
-        for n in frames.tolist()
+    prompts = prompts or [tokenizer.prompt] * len(encoded)
+    prompt_length = len(prompts[0])
+    limits = most_tokens(decoder, frames, prompt_length)
+    rows = [
+        _Row(prompt, limit, Draft(text, tokenizer) if text else None)
+        for prompt, limit, text in zip(prompts, limits, drafts or [""] * len(limits), strict=True)
     ]
-    batch = len(limits)
-    tokens: list[list[int]] = [[] for _ in range(batch)]
-    totals = [0.0] * batch
-    looped = [False] * batch
-    barred = torch.zeros(decoder.embed_tokens.num_embeddings, device=device)
-    barred[tokenizer.suppressed] = -torch.inf
-    barred_first = barred.clone()
-    barred_first[tokenizer.suppressed_first] = -torch.inf
+    cache = decoder.start(encoded, frames, remember=True)
+    barred, barred_first = barred_tokens(decoder, tokenizer)
 
-    rows = list(range(batch))  # of the batch, those still being written
-    hidden = decoder(torch.tensor([tokenizer.prompt] * batch, device=device), cache)
-    # Whisper was taught no-speech at the position of the start token.
-    no_speech = decoder.scores(hidden[:, 0]).float().softmax(-1)[:, tokenizer.no_speech].tolist()
-    while rows:
-        scores = decoder.scores(hidden[:, -1]).float()
-        scores += barred if tokens[rows[0]] else barred_first
-        highest, chosen = scores.max(-1)
-        logprobs = highest - scores.logsumexp(-1)
-        keep = []
-        for i, (row, token, logprob) in enumerate(
-            zip(rows, chosen.tolist(), logprobs.tolist(), strict=True)
-        ):
-            totals[row] += logprob
-            if token == tokenizer.end:
+    no_speech: list[float] = []
+    held = rows  # those that the cache holds
+    while not all(row.ended for row in held):
+        first = not no_speech
+        most = min(row.limit - len(row.tokens) - 1 for row in held if not row.ended)
+        most = min(most, max(1, ROWS_A_PASS // len(held) - 1))
+        guesses = [[] if row.ended else row.guess(most) for row in held]
+        fed = [
+            [*(row.prompt if first else row.tokens[-1:]), *guess]
+            for row, guess in zip(held, guesses, strict=True)
+        ]
+        longest = max(map(len, fed))
+        fed = [tokens + [tokenizer.end] * (longest - len(tokens)) for tokens in fed]
+        hidden = decoder(torch.tensor(fed, device=device), cache)
+        if first:
+            hidden = hidden[:, prompt_length - len(tokenizer.prompt) :]
+            no_speech = no_speech_probs(decoder, hidden, tokenizer)
+            hidden = hidden[:, len(tokenizer.prompt) - 1 :]
+        # Of each row that is being written: the places after its last token and after each guess.
+        places = [
+            (i, place)
+            for i, (row, guess) in enumerate(zip(held, guesses, strict=True))
+            if not row.ended
+            for place in range(len(guess) + 1)
+        ]
+        at = torch.tensor(places, device=device)
+        scores = decoder.scores(hidden[at[:, 0], at[:, 1]]).float()
+        scores += barred
+        if first:
+            scores[at[:, 1] == 0] += barred_first
+        highest, best = scores.max(-1)
+        logprobs = scores.sub_(highest[:, None]).exp_().sum(-1).log_().neg_().tolist()
+        chosen = best.tolist()
+        start = 0
+        for row, guess in zip(held, guesses, strict=True):
+            if row.ended:
                 continue
-            tokens[row].append(token)
-            if len(tokens[row]) >= limits[row] or cycle_length(tokens[row]):
-                looped[row] = True
-            else:
-                keep.append(i)
-        if len(keep) < len(rows):
-            rows = [rows[i] for i in keep]
-            if not rows:
+            for place, guessed in enumerate([*guess, None], start):
+                row.write(chosen[place], logprobs[place], tokenizer.end)
+                if row.ended or chosen[place] != guessed:
+                    break
+            start += len(guess) + 1
+        going = [i for i, row in enumerate(held) if not row.ended]
+        if len(going) <= SHRINK * len(held):
+            if not going:
                 break
-            kept = torch.tensor(keep, device=device)
-            cache.select(kept)
-            chosen = chosen[kept]
-        hidden = decoder(chosen[:, None], cache)
+            cache.select(going)
+            held = [held[i] for i in going]
+        # The last token has not been read yet, and guesses after it are taken back.
+        cache.lengths = [0 if row.ended else prompt_length + len(row.tokens) - 1 for row in held]
     return [
-        Decoded(tuple(tokens[i]), totals[i] / (len(tokens[i]) + 1), no_speech[i], looped[i])
-        for i in range(batch)
+        Decoded(tuple(row.tokens), tuple(row.logprobs), probability, row.looped)
+        for row, probability in zip(rows, no_speech, strict=True)
     ]
 
 

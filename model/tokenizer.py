@@ -1,11 +1,14 @@
 """Text to numbers and back: Whisper's tokens for the decoder, characters for the CTC head."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer as BytePairs
+from torch import Tensor
 
 # Characters of music, brackets and markup: text that tells of a sound instead of speech, such as
 # "[applause]" or "♪". Whisper learnt them from subtitles; a transcript does not want them.
@@ -14,6 +17,10 @@ _NON_SPEECH = frozenset('"#()*+/:;<=>@[\\]^_`{|}~「」『』-')
 _MUSIC = "♩♪♫♬♭♮♯"
 # A hyphen or an apostrophe inside a word is speech; as a token of its own after a space it is not.
 _NON_SPEECH_ALONE = (" -", " '")
+
+# What decoding makes of bytes that are not, or not yet, a character; UTF-8 has at most four for one.
+_NOT_WHOLE = "\ufffd"
+_BYTES_A_CHARACTER = 4
 
 DEFAULT_CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
@@ -39,6 +46,7 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self.language = language
         self.end = self._special("<|endoftext|>")
+        self.previous = self._special("<|startofprev|>")
         start = self._special("<|startoftranscript|>")
         no_timestamps = self._special("<|notimestamps|>")
         # Older files say <|nocaptions|>, for the same token.
@@ -82,6 +90,49 @@ class Tokenizer:
         """Text of tokens, special ones left out."""
         return self.pairs.decode(list(tokens), skip_special_tokens=True).strip()
 
+    def piece(self, token: int) -> str:
+        """What one token adds to a text, its space included."""
+        return self.pairs.decode([token], skip_special_tokens=False)
+
+    def word_tokens(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
+        """Which tokens spell the words of a text; words are what white space separates.
+
+        Returns:
+            For each word of `decode(tokens).split()` the places in `tokens` of those with a letter or
+            digit of it. Punctuation is no part of a word's spelling, unless the word has nothing else.
+            A token that reaches over white space belongs to the words on both sides.
+        """
+        text = ""
+        written_by: list[tuple[int, ...]] = []  # for each character
+        for places, part in self._whole_characters(tokens):
+            text += part
+            written_by += [places] * len(part)
+        words = []
+        for word in re.finditer(r"\S+", text):
+            own = written_by[word.start() : word.end()]
+            spelling = [places for places, c in zip(own, word[0], strict=True) if c.isalnum()]
+            words.append(tuple({place: None for places in spelling or own for place in places}))
+        return words
+
+    def _whole_characters(self, tokens: Sequence[int]) -> Iterator[tuple[tuple[int, ...], str]]:
+        """Places of tokens and what they write together: a character may take several."""
+        places: tuple[int, ...] = ()
+        for place in range(len(tokens)):
+            places += (place,)
+            text = self.pairs.decode([tokens[p] for p in places], skip_special_tokens=True)
+            unfinished = _NOT_WHOLE in text and len(places) < _BYTES_A_CHARACTER
+            if not unfinished or place == len(tokens) - 1:
+                yield places, text
+                places = ()
+
+    def prompt_after(self, text: str, most: int) -> tuple[int, ...]:
+        """The prompt of a text that goes on after `text`, whose last `most` tokens are kept."""
+        if not text.strip():
+            return self.prompt
+        special = self.pairs.get_added_tokens_decoder()  # a caller may write "<|endoftext|>"
+        before = [token for token in self.encode(text) if token not in special][-most:]
+        return (self.previous, *before, *self.prompt)
+
     @cached_property
     def suppressed(self) -> list[int]:
         """Tokens that a transcript never holds: non-speech symbols, and all special but the end."""
@@ -107,6 +158,20 @@ class Tokenizer:
     def suppressed_first(self) -> list[int]:
         """Tokens that no text begins with: a lone space."""
         return self.pairs.encode(" ", add_special_tokens=False).ids
+
+    @cached_property
+    def opens_word(self) -> Tensor:
+        """bool (vocabulary,): True where a token cannot go on with the word before it.
+
+        Those begin with a space or a sign, or are special; so does the end. Half of a character, which
+        decodes to U+FFFD, goes on.
+        """
+        special = self.pairs.get_added_tokens_decoder()
+        opens = torch.ones(self.vocabulary, dtype=torch.bool)
+        for token in range(self.pairs.get_vocab_size()):
+            first = self.pairs.decode([token])[:1]
+            opens[token] = token in special or not (first.isalnum() or first == "\ufffd")
+        return opens
 
 
 class Characters:

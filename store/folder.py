@@ -31,17 +31,20 @@ class FolderObjects(Objects):
         """See Objects."""
         return str(self.folder / key)
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def stats(self, prefix: str = "") -> dict[str, Stat]:
         """See Objects."""
-        paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        # The lock and unfinished files begin with a dot.
-        keys = (path.as_posix() for path in paths if not path.name.startswith("."))
-        return sorted(key for key in keys if key.startswith(prefix))
+        found = {}
+        for path in self.folder.rglob("*"):
+            key = path.relative_to(self.folder).as_posix()
+            # The lock and unfinished files begin with a dot.
+            if not path.name.startswith(".") and key.startswith(prefix) and path.is_file():
+                found[key] = _stat(path.stat())
+        return dict(sorted(found.items()))
 
     def stat(self, key: str) -> Stat:
         """See Objects."""
         with self._open(key) as file:
-            return _stat(file)
+            return _stat(os.fstat(file.fileno()))
 
     def read(self, key: str) -> Document:
         """See Objects."""
@@ -52,7 +55,7 @@ class FolderObjects(Objects):
     def stream(self, key: str, stat: Stat, start: int = 0) -> Iterator[bytes]:
         """See Objects."""
         with self._open(key) as file:
-            if _stat(file) != stat:
+            if _stat(os.fstat(file.fileno())) != stat:
                 raise Conflict(f"{self.location(key)} was replaced while it was read; try again")
             file.seek(start)
             while chunk := file.read(CHUNK_BYTES):
@@ -104,6 +107,5 @@ class FolderObjects(Objects):
             yield
 
 
-def _stat(file: BinaryIO) -> Stat:
-    found = os.fstat(file.fileno())
+def _stat(found: os.stat_result) -> Stat:
     return Stat(found.st_size, f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}")

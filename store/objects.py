@@ -51,8 +51,15 @@ class Objects(ABC):
         """Return the full name of a key, for messages."""
 
     @abstractmethod
+    def stats(self, prefix: str = "") -> dict[str, Stat]:
+        """Return the objects whose keys begin with `prefix`, in the order of the keys.
+
+        SHA-256s are not among what is told: S3 does not list them.
+        """
+
     def keys(self, prefix: str = "") -> list[str]:
         """Return the keys that begin with `prefix`, sorted."""
+        return [*self.stats(prefix)]
 
     @abstractmethod
     def stat(self, key: str) -> Stat:

@@ -80,16 +80,16 @@ class S3Objects(Objects):
         """See Objects."""
         return f"s3://{self._bucket}/{self._prefix}{key}"
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def stats(self, prefix: str = "") -> dict[str, Stat]:
         """See Objects."""
         pages = self._client.get_paginator("list_objects_v2")
         with self._errors(prefix):
-            names = [
-                entry["Key"].removeprefix(self._prefix)
+            found = {
+                entry["Key"].removeprefix(self._prefix): Stat(entry["Size"], entry["ETag"])
                 for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
                 for entry in page.get("Contents", [])
-            ]
-        return sorted(names)
+            }
+        return dict(sorted(found.items()))
 
     def stat(self, key: str) -> Stat:
         """See Objects."""

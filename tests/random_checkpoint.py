@@ -9,7 +9,13 @@ from model.checkpoint import Checkpoint, ModelConfig, save_checkpoint
 from model.network import ModelDimensions
 from model.tokenizer import DEFAULT_CHARACTERS, Characters
 
-SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>", "<|nospeech|>")
+SPECIAL = (
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|notimestamps|>",
+    "<|nospeech|>",
+    "<|startofprev|>",
+)
 CARD = "# Random weights\n\nFor tests. It recognizes nothing.\n"
 SHIPPED = Path(__file__).resolve().parent.parent / "model" / "shipped"
 

@@ -54,9 +54,11 @@ class S3Server:
     """
 
     access_key = "steno-test"
+    stranger_key = "stranger"
 
     def __init__(self) -> None:
         self.secret_key = secrets.token_urlsafe(24)
+        self.stranger_secret = secrets.token_urlsafe(24)
         self._ports = _free_ports(2 * len(SERVICES))
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -82,6 +84,15 @@ class S3Server:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    @property
+    def stranger_environment(self) -> dict[str, str]:
+        """The same for somebody whom the server knows and allows nothing but another bucket."""
+        return {
+            **self.environment,
+            "AWS_ACCESS_KEY_ID": self.stranger_key,
+            "AWS_SECRET_ACCESS_KEY": self.stranger_secret,
         }
 
     def client(self) -> "S3Client":
@@ -161,8 +172,16 @@ class S3Server:
     def _identities(self) -> dict[str, object]:
         credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        stranger = {
+            "name": "stranger",
+            "credentials": [{"accessKey": self.stranger_key, "secretKey": self.stranger_secret}],
+            "actions": ["Read:elsewhere", "List:elsewhere"],
+        }
         return {
-            "identities": [{"name": "steno", "credentials": credentials, "actions": actions}],
+            "identities": [
+                {"name": "steno", "credentials": credentials, "actions": actions},
+                stranger,
+            ],
             "kms": {
                 "default_provider": "local",
                 "providers": {"local": {"type": "local", "enableOnDemandCreate": True}},

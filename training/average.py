@@ -9,6 +9,7 @@ the result at half the size, as a checkpoint is shipped; one checkpoint is its o
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,26 +25,39 @@ def main() -> int:
     parser.add_argument("--int8", action="store_true", help="store matrices in int8")
     args = parser.parse_args()
     try:
-        first, *others = [load_checkpoint(folder) for folder in args.checkpoints]
+        average(args.checkpoints, args.output, int8=args.int8)
     except CheckpointError as error:
         parser.error(str(error))
-    for folder, other in zip(args.checkpoints[1:], others, strict=True):
+    print(f"{args.output}: the mean of {len(args.checkpoints)} checkpoints")
+    return 0
+
+
+def average(folders: Sequence[Path], output: Path, *, int8: bool = False) -> None:
+    """Write the mean of checkpoints to the folder `output`; of one, itself.
+
+    Raises:
+        CheckpointError: one cannot be read, or has other sizes than the first.
+    """
+    first, *others = [load_checkpoint(folder) for folder in folders]
+    for folder, other in zip(folders[1:], others, strict=True):
         if other.config.dimensions != first.config.dimensions:
-            parser.error(f"{folder} has other sizes than {args.checkpoints[0]}")
+            raise CheckpointError(f"{folder} has other sizes than {folders[0]}")
     states = [checkpoint.network.state_dict() for checkpoint in (first, *others)]
     mean = {name: sum(s[name] for s in states) / len(states) for name in states[0]}
-    names = [folder.name for folder in args.checkpoints]
-    card = (args.checkpoints[0] / CARD).read_text(encoding="utf-8")
+    card = (folders[0] / CARD).read_text(encoding="utf-8")
+    provenance = first.config.provenance
+    if others:
+        names = [folder.name for folder in folders]
+        card = f"{card}\nThe mean of {', '.join(names)}.\n"
+        provenance = {"mean of": names}
     save_checkpoint(
-        args.output,
+        output,
         first,
-        f"{card}\nThe mean of {', '.join(names)}.\n",
+        card,
         weights=mean,
-        dtype=torch.int8 if args.int8 else torch.float16,
-        provenance={"mean of": names},
+        dtype=torch.int8 if int8 else torch.float16,
+        provenance=provenance,
     )
-    print(f"{args.output}: the mean of {len(states)} checkpoints")
-    return 0
 
 
 if __name__ == "__main__":

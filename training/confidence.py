@@ -2,9 +2,9 @@
 
     python -m training.confidence --checkpoint model/shipped --manifest dev.jsonl --output DIR
 
-The output folder gets `confidence.json` and `confidence.png`, a reliability diagram. With
-`--fit calibration.json` a calibration is fitted on all words of the manifest and written there; what
-it does is measured on speakers that it was not fitted on, in turn.
+The output folder gets `confidence.json` and `confidence.png`, a reliability diagram. With `--fit true` a
+calibration is fitted on all words of the manifest and written into the checkpoint, in place of the one
+that it had; what it does is measured on speakers that it was not fitted on, in turn.
 """
 
 import json
@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from model.audio import load_audio
+from model.checkpoint import CONFIG, load_checkpoint
+from model.confidence import LEAST, Calibration, Calibrations, Floats, logit
 from model.recognizer import Mode, Recognizer, TranscribeOptions
 from model.transcript import Transcript, Word
 from training.arguments import parse_config
@@ -35,10 +37,7 @@ from training.scoring import NORMALIZER, Pair, ScoredPair, score
 
 BINS = 15  # of equal width, as Guo et al. (2017), "On Calibration of Modern Neural Networks"
 FOLDS = 10
-# An answer gives confidences with four digits; beyond them a logarithm would judge what no one sees.
-LEAST = 1e-4
 
-Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 
@@ -59,8 +58,9 @@ class ConfidenceConfig(BaseModel):
         min_length=1,
         description="accurate, fast, or both, which is the default",
     )
-    fit: Path | None = Field(
-        default=None, description="file for a calibration that is fitted on these words"
+    fit: bool = Field(
+        default=False,
+        description="fit a calibration on these words and write it into the checkpoint's config.json",
     )
     document: Path | None = Field(default=None, description="page whose table `confidence` to fill")
     limit: int | None = Field(default=None, ge=1, description="clips to take, the manifest's first")
@@ -82,18 +82,6 @@ class Judged:
     confidence: Floats
     right: Booleans
     speaker: NDArray[np.str_]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A sigmoid of the logit (Platt, 1999): two numbers that keep the order of the confidences."""
-
-    slope: float
-    offset: float
-
-    def __call__(self, confidence: Floats) -> Floats:
-        """The chance that words of these confidences are right: the same shape, from 0 to 1."""
-        return np.asarray(1 / (1 + np.exp(-(self.slope * _logit(confidence) + self.offset))))
 
 
 @dataclass(frozen=True)
@@ -224,11 +212,6 @@ def _cross_entropy(confidence: Floats, right: Booleans) -> float:
     return float(-np.log(np.where(right, clipped, 1 - clipped)).mean())
 
 
-def _logit(confidence: Floats) -> Floats:
-    clipped = np.clip(confidence, LEAST, 1 - LEAST)
-    return np.asarray(np.log(clipped / (1 - clipped)))
-
-
 def fit_calibration(confidence: Floats, right: Booleans) -> Calibration:
     """Fit slope and offset to words (words,) by maximum likelihood.
 
@@ -241,7 +224,7 @@ def fit_calibration(confidence: Floats, right: Booleans) -> Calibration:
     count = int(right.sum())
     high, low = (count + 1) / (count + 2), 1 / (len(right) - count + 2)
     targets = torch.from_numpy(np.where(right, high, low))
-    logits = torch.from_numpy(_logit(confidence))
+    logits = torch.from_numpy(logit(confidence))
     line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -353,7 +336,10 @@ def run(config: ConfidenceConfig, *, command: str) -> dict[Mode, Result]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    recognizer = Recognizer.load(config.checkpoint, device=config.device, dtype=config.dtype)
+    checkpoint = load_checkpoint(config.checkpoint)
+    if config.fit:  # to what the network says, not to what an earlier calibration made of it
+        checkpoint.config = replace(checkpoint.config, calibration=Calibrations())
+    recognizer = Recognizer(checkpoint, device=config.device, dtype=config.dtype)
     utterances, rejected = read_manifest(config.manifest)
     for line in rejected:
         print(f"line {line.line} is left out: {line.reason}", file=sys.stderr)
@@ -363,7 +349,7 @@ def run(config: ConfidenceConfig, *, command: str) -> dict[Mode, Result]:
     for mode in config.mode:
         found = recognizer.transcribe(waveforms, TranscribeOptions(mode=mode)).transcripts
         judged = judge_all(list(zip(utterances, found, strict=True)))
-        results[mode] = examine(judged, fit=config.fit is not None)
+        results[mode] = examine(judged, fit=config.fit)
     facts = {
         "command": command,
         "clips": len(utterances),
@@ -371,7 +357,21 @@ def run(config: ConfidenceConfig, *, command: str) -> dict[Mode, Result]:
         "dtype": str(next(recognizer.network.parameters()).dtype).removeprefix("torch."),
     }
     write(config, facts, results)
+    if config.fit:
+        calibrate(config.checkpoint, results)
     return results
+
+
+def calibrate(checkpoint: Path, results: dict[Mode, Result]) -> None:
+    """Write what was fitted into a checkpoint; a mode that is not in `results` keeps its own.
+
+    Raises:
+        CheckpointError, OSError: the checkpoint cannot be read or written.
+    """
+    config = load_checkpoint(checkpoint).config
+    fitted = {mode: result.calibration for mode, result in results.items() if result.calibration}
+    config = replace(config, calibration=replace(config.calibration, **fitted))
+    write_text(checkpoint / CONFIG, config.to_json())
 
 
 def write(config: ConfidenceConfig, facts: dict[str, Any], results: dict[Mode, Result]) -> None:
@@ -385,9 +385,6 @@ def write(config: ConfidenceConfig, facts: dict[str, Any], results: dict[Mode, R
     }
     write_text(config.output / "confidence.json", json.dumps(facts, indent=2) + "\n")
     draw(results, config.output / "confidence.png")
-    if config.fit is not None:
-        fitted = {mode: asdict(r.calibration) for mode, r in results.items() if r.calibration}
-        write_text(config.fit, json.dumps(fitted, indent=2) + "\n")
     if config.document is not None:
         fill(config.document, "confidence", markdown(results))
 

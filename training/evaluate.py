@@ -68,6 +68,9 @@ class EvaluateConfig(BaseModel):
         default=None,
         description="checkpoint of Whisper's own weights, measured beside: padded to 30 s, greedy",
     )
+    language_model: Path | None = Field(
+        default=None, description="n-gram in ARPA format for mode fast"
+    )
     device: str = Field(default="auto", description="auto is a GPU where there is one")
     dtype: str = Field(default="auto", description="float32, bfloat16, or what fits the device")
     max_batch_seconds: float = Field(
@@ -107,8 +110,9 @@ def evaluate(config: EvaluateConfig, *, command: str, progress: bool = False) ->
             device=config.device,
             dtype=config.dtype,
             max_batch_seconds=config.max_batch_seconds,
+            language_model=config.language_model,
         )
-    except ValueError as error:  # a wrong checkpoint, device, dtype or batch
+    except ValueError as error:  # a wrong checkpoint, n-gram, device, dtype or batch
         raise EvaluationError(str(error)) from error
     utterances, rejected = read_manifest(config.manifest)
     folder = os.path.dirname(os.path.abspath(config.manifest))
@@ -157,6 +161,7 @@ def evaluate(config: EvaluateConfig, *, command: str, progress: bool = False) ->
                             hypothesis=texts[clip.id],
                             duration=measured.seconds[clip.id],
                             speaker=clip.utterance.speaker,
+                            group=clip.utterance.group,
                         )
                         for clip in used
                     ],

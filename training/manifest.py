@@ -7,7 +7,7 @@ that the caller can show it; nothing is dropped in silence.
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Utterance:
     speaker: str | None = None
     label: str | None = None  # where the text comes from, as "human" or "pseudo"
     written: str | None = None  # `text` as it would be written, with capitals and punctuation
+    group: str | None = None  # of speakers that must not fare worse together: an accent, a site
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,17 @@ class _UnusableLine(ValueError):
     """Says why one line is rejected; never leaves this module."""
 
 
-def read_manifest(path: Path) -> tuple[list[Utterance], list[Rejected]]:
+def read_manifest(
+    path: Path, exists: Callable[[Path], bool] = os.path.isfile
+) -> tuple[list[Utterance], list[Rejected]]:
     """Read NeMo's JSON Lines: the usable utterances and the rejected lines, both in file order.
 
     `audio_filepath` is resolved against the manifest's folder. Of the keys that Steno does not
     know, all are ignored but `offset`, which would change what is heard.
+
+    Args:
+        exists: tells of an absolute path whether the recording is there; another one than the
+            default where the recordings are not on this machine.
 
     Raises:
         OSError: the manifest itself cannot be read.
@@ -66,7 +73,7 @@ def read_manifest(path: Path) -> tuple[list[Utterance], list[Rejected]]:
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as Windows writes
             try:
-                utterance = _utterance(line, path.parent)
+                utterance = _utterance(line, path.parent, exists)
                 if utterance.audio_filepath in first_line:
                     first = first_line[utterance.audio_filepath]
                     raise _UnusableLine(f"audio_filepath is the same as in line {first}")
@@ -101,6 +108,8 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
                 entry["label"] = utterance.label
             if utterance.written is not None:
                 entry["written"] = utterance.written
+            if utterance.group is not None:
+                entry["group"] = utterance.group
             file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
 
 
@@ -145,7 +154,7 @@ def read_librispeech(root: Path) -> tuple[list[Utterance], list[Rejected]]:
     return utterances, rejected
 
 
-def _utterance(line: bytes, folder: Path) -> Utterance:
+def _utterance(line: bytes, folder: Path, exists: Callable[[Path], bool]) -> Utterance:
     try:
         entry = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -162,7 +171,7 @@ def _utterance(line: bytes, folder: Path) -> Utterance:
             f"offset {entry['offset']!r}: a part of a file cannot be used, cut it out first"
         )
     audio = Path(os.path.abspath(folder / _string(entry, "audio_filepath")))
-    _require_file(audio)
+    _require_file(audio, exists)
     return Utterance(
         audio_filepath=audio,
         duration=_duration(entry["duration"]),
@@ -170,6 +179,7 @@ def _utterance(line: bytes, folder: Path) -> Utterance:
         speaker=_optional_string(entry, "speaker"),
         label=_optional_string(entry, "label"),
         written=_optional_string(entry, "written"),
+        group=_optional_string(entry, "group"),
     )
 
 
@@ -184,7 +194,7 @@ def _librispeech_utterance(raw: bytes, transcript: Path) -> Utterance:
     if not text.strip():
         raise _UnusableLine("text is empty")
     audio = transcript.parent / f"{identity}.flac"
-    _require_file(audio)
+    _require_file(audio, os.path.isfile)
     try:
         duration = soundfile.info(str(audio)).duration
     except soundfile.SoundFileError as error:
@@ -221,8 +231,8 @@ def _duration(value: Any) -> float:
     return seconds
 
 
-def _require_file(audio: Path) -> None:
-    if not os.path.isfile(audio):  # os.path: False for a name that no file system takes
+def _require_file(audio: Path, exists: Callable[[Path], bool]) -> None:
+    if not exists(audio):  # os.path.isfile: False for a name that no file system takes
         raise _UnusableLine(f"no such file: {_short(str(audio))}")
 
 

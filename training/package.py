@@ -20,7 +20,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from model.checkpoint import CARD, CONFIG, TOKENIZER, WEIGHTS, CheckpointError, load_checkpoint
+from model.language_model import LanguageModel, LanguageModelError
 from training.files import atomic_writer, write_text
 
 MODEL_NAME = "asr"
@@ -33,7 +36,9 @@ ENTRY_POINT = Path("handler/asr_handler.py")
 # The rest of handler/ runs outside the archive: the local server and what configures it.
 HANDLER_MODULES = (
     "__init__.py",
+    "auth.py",
     "batch.py",
+    "busy.py",
     "config.py",
     "cpus.py",
     "errors.py",
@@ -42,6 +47,7 @@ HANDLER_MODULES = (
     "transport.py",
 )
 CHECKPOINT_FILES = (WEIGHTS, CONFIG, TOKENIZER, CARD)
+LANGUAGE_MODEL = "language_model.arpa"
 LICENCES = ("LICENSE", "NOTICE")
 
 # The earliest time that a zip can hold.
@@ -65,7 +71,12 @@ class Package:
 
 
 def build_package(
-    checkpoint: Path, output: Path, *, model_config: Path | None = None, root: Path = ROOT
+    checkpoint: Path,
+    output: Path,
+    *,
+    model_config: Path | None = None,
+    language_model: Path | None = None,
+    root: Path = ROOT,
 ) -> Package:
     """Write `output`/asr.mar and asr.mar.sha256 beside it (for `sha256sum --check`).
 
@@ -75,10 +86,11 @@ def build_package(
         checkpoint: the checkpoint's folder; it is loaded once, to see that it can be.
         output: a folder, made if it is not there.
         model_config: TorchServe's settings for the model; handler/model-config.yaml by default.
+        language_model: an n-gram in ARPA format for mode `fast`; the settings in the archive name it.
         root: the repository whose `handler/` and `model/` go in.
 
     Raises:
-        PackageError: the checkpoint does not load or has no model card, or the archiver failed.
+        PackageError: checkpoint or n-gram do not load, there is no model card, or the archiver failed.
     """
     _check_checkpoint(checkpoint)
     output.mkdir(parents=True, exist_ok=True)
@@ -86,9 +98,10 @@ def build_package(
         work = Path(name)
         _stage(root, checkpoint, work / "staged")
         # The archiver asks for this file by name.
-        shutil.copyfile(
-            model_config or root / "handler" / "model-config.yaml", work / "model-config.yaml"
-        )
+        settings = work / "model-config.yaml"
+        shutil.copyfile(model_config or root / "handler" / "model-config.yaml", settings)
+        if language_model is not None:
+            _add_language_model(language_model, work / "staged", settings)
         shutil.copyfile(root / ENTRY_POINT, work / ENTRY_POINT.name)
         _run_archiver(work)
         archived = work / "exported" / MODEL_NAME
@@ -116,6 +129,17 @@ def _stage(root: Path, checkpoint: Path, staged: Path) -> None:
     for source, target in sources:
         (staged / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, staged / target)
+
+
+def _add_language_model(language_model: Path, staged: Path, settings: Path) -> None:
+    try:
+        LanguageModel(language_model)
+    except LanguageModelError as error:
+        raise PackageError(f"the n-gram cannot be packaged: {error}") from error
+    shutil.copyfile(language_model, staged / LANGUAGE_MODEL)
+    values = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    values["handler"] = {**(values.get("handler") or {}), "language_model": LANGUAGE_MODEL}
+    settings.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def _run_archiver(work: Path) -> None:
@@ -168,10 +192,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--model-config", type=Path, help="instead of handler/model-config.yaml: workers, batches"
     )
+    parser.add_argument(
+        "--language-model", type=Path, help="an n-gram in ARPA format for mode fast"
+    )
     options = parser.parse_args(arguments)
     try:
         package = build_package(
-            options.checkpoint, options.output, model_config=options.model_config
+            options.checkpoint,
+            options.output,
+            model_config=options.model_config,
+            language_model=options.language_model,
         )
     except PackageError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -65,24 +65,11 @@ def _shares(value: object) -> object:
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class PrepareConfig(BaseModel):
-    """What to prepare and what to accept. Give `input` to have it split, or the splits yourself."""
+class Criteria(BaseModel):
+    """Which recordings are accepted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    output: Path = Field(description="folder for the results; must be new or empty")
-    input: tuple[Path, ...] = Field(
-        default=(), description="manifests or LibriSpeech roots, to be split"
-    )
-    train: tuple[Path, ...] = Field(default=(), description="the same, already chosen for training")
-    dev: tuple[Path, ...] = Field(default=(), description="the same, already chosen for dev")
-    test: tuple[Path, ...] = Field(default=(), description="the same, already chosen for test")
-    split: Annotated[dict[SplitName, Share], BeforeValidator(_shares)] = Field(
-        default={"train": 0.9, "dev": 0.05, "test": 0.05},
-        description="NAME=SHARE: the part of the seconds for each split, together 1"
-        " (train=0.9 dev=0.05 test=0.05 if not given)",
-    )
-    seed: int = Field(default=0, description="another seed chooses other speakers for dev and test")
     min_seconds: float = Field(default=0.5, gt=0, description="shorter recordings are rejected")
     max_seconds: float = Field(
         default=30.0, gt=0, description="longer ones are rejected; Whisper's encoder ends at 30 s"
@@ -100,6 +87,35 @@ class PrepareConfig(BaseModel):
     duration_tolerance: float = Field(
         default=0.1, ge=0, description="seconds by which a declared duration may be off unreported"
     )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(f"min_seconds {self.min_seconds} > max_seconds {self.max_seconds}")
+        if self.min_characters_per_second > self.max_characters_per_second:
+            raise ValueError(
+                f"min_characters_per_second {self.min_characters_per_second} >"
+                f" max_characters_per_second {self.max_characters_per_second}"
+            )
+        return self
+
+
+class PrepareConfig(Criteria):
+    """What to prepare and what to accept. Give `input` to have it split, or the splits yourself."""
+
+    output: Path = Field(description="folder for the results; must be new or empty")
+    input: tuple[Path, ...] = Field(
+        default=(), description="manifests or LibriSpeech roots, to be split"
+    )
+    train: tuple[Path, ...] = Field(default=(), description="the same, already chosen for training")
+    dev: tuple[Path, ...] = Field(default=(), description="the same, already chosen for dev")
+    test: tuple[Path, ...] = Field(default=(), description="the same, already chosen for test")
+    split: Annotated[dict[SplitName, Share], BeforeValidator(_shares)] = Field(
+        default={"train": 0.9, "dev": 0.05, "test": 0.05},
+        description="NAME=SHARE: the part of the seconds for each split, together 1"
+        " (train=0.9 dev=0.05 test=0.05 if not given)",
+    )
+    seed: int = Field(default=0, description="another seed chooses other speakers for dev and test")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="decoding processes"
     )
@@ -113,13 +129,6 @@ class PrepareConfig(BaseModel):
             raise ValueError(f"the shares of --split add up to {sum(self.split.values())}, not 1")
         if not self.split.get("train"):
             raise ValueError("--split gives nothing to train")
-        if self.min_seconds > self.max_seconds:
-            raise ValueError(f"min_seconds {self.min_seconds} > max_seconds {self.max_seconds}")
-        if self.min_characters_per_second > self.max_characters_per_second:
-            raise ValueError(
-                f"min_characters_per_second {self.min_characters_per_second} >"
-                f" max_characters_per_second {self.max_characters_per_second}"
-            )
         return self
 
 
@@ -164,6 +173,10 @@ class Prepared:
     statistics: CorpusStatistics
 
 
+# A measured utterance, and the manifest or LibriSpeech root that it comes from.
+Found = tuple[Measured, Path]
+
+
 def prepare(config: PrepareConfig, *, progress: bool = False) -> Prepared:
     """Prepare the data and write everything into `config.output`.
 
@@ -183,24 +196,57 @@ def prepare(config: PrepareConfig, *, progress: bool = False) -> Prepared:
     groups: dict[SplitName | None, tuple[Path, ...]]
     groups = {None: config.input} if config.input else {s: getattr(config, s) for s in SPLITS}
     refusals: list[Refusal] = []
-    measured: dict[SplitName | None, list[Measured]] = {}
+    measured: dict[SplitName | None, list[Found]] = {}
     for group, inputs in groups.items():
         if inputs:
-            measured[group], refused = _measure_inputs(inputs, config, progress)
-            refusals += refused
-    _write_lines(output / "rejected.jsonl", (refusal.entry(output) for refusal in refusals))
+            listed, unusable = _read(inputs)
+            measured[group], unfit = measure(listed, config, config.workers, progress)
+            refusals += [*unusable, *unfit]
+    return assemble(
+        output,
+        measured,
+        refusals,
+        split=config.split,
+        seed=config.seed,
+        duration_tolerance=config.duration_tolerance,
+    )
 
-    splits: dict[SplitName, list[Measured]] = {}
-    if config.input:
-        splits = split_by_speaker(measured[None], config.split, config.seed)
-    else:
-        splits = {name: measured[name] for name in SPLITS if name in measured}
-        _refuse_leakage(splits)
+
+def assemble(
+    output: Path,
+    measured: Mapping[SplitName | None, Sequence[Found]],
+    refusals: Sequence[Refusal],
+    *,
+    split: Mapping[SplitName, float],
+    seed: int,
+    duration_tolerance: float,
+) -> Prepared:
+    """Split what was measured and write everything into the folder `output`.
+
+    Args:
+        measured: utterances whose split is chosen already, and under None those to be split.
+        refusals: what was refused before; what is refused here is added.
+        split: shares of what is to be split.
+
+    Raises:
+        PreparationError: as `prepare`.
+    """
+    refused = list(refusals)
+    kept: dict[SplitName | None, list[Measured]] = {}
+    for group, entries in measured.items():
+        kept[group], duplicates = _unique(entries)
+        refused += duplicates
+    _write_lines(output / "rejected.jsonl", (refusal.entry(output) for refusal in refused))
+
+    splits = {name: kept[name] for name in SPLITS if name in kept}
+    if None in kept:
+        splits |= split_by_speaker(kept[None], split, seed)
+    _refuse_leakage(splits)
     for name, found in splits.items():
         if not found:
             raise PreparationError(
-                f"no utterance is left for {name}; {len(refusals)} lines were refused,"
-                f" the reasons are in {config.output / 'rejected.jsonl'}"
+                f"no utterance is left for {name}; {len(refused)} lines were refused,"
+                f" the reasons are in {output / 'rejected.jsonl'}"
             )
     everything = [entry for found in splits.values() for entry in found]
     corrections = [
@@ -210,7 +256,7 @@ def prepare(config: PrepareConfig, *, progress: bool = False) -> Prepared:
             "measured": entry.utterance.duration,
         }
         for entry in everything
-        if abs(entry.declared_duration - entry.utterance.duration) > config.duration_tolerance
+        if abs(entry.declared_duration - entry.utterance.duration) > duration_tolerance
     ]
     _write_lines(output / "corrected.jsonl", corrections)
     utterances = {name: [entry.utterance for entry in found] for name, found in splits.items()}
@@ -222,18 +268,15 @@ def prepare(config: PrepareConfig, *, progress: bool = False) -> Prepared:
             name: fingerprint((entry.utterance, entry.audio_sha256) for entry in found)
             for name, found in splits.items()
         },
-        rejected=Counter(refusal.kind for refusal in refusals),
+        rejected=Counter(refusal.kind for refusal in refused),
         corrected_durations=len(corrections),
     )
     draw_statistics(utterances, output / "statistics.png")
     write_text(output / "statistics.json", statistics.model_dump_json(indent=2) + "\n")
-    return Prepared(utterances, refusals, len(corrections), statistics)
+    return Prepared(utterances, refused, len(corrections), statistics)
 
 
-def _measure_inputs(
-    inputs: Sequence[Path], config: PrepareConfig, progress: bool
-) -> tuple[list[Measured], list[Refusal]]:
-    """Read `inputs` and decode every recording: the accepted ones in order, and the refused."""
+def _read(inputs: Sequence[Path]) -> tuple[list[tuple[Utterance, Path]], list[Refusal]]:
     listed: list[tuple[Utterance, Path]] = []
     refusals: list[Refusal] = []
     for source in inputs:
@@ -243,12 +286,28 @@ def _measure_inputs(
         refusals += [
             Refusal("unusable line", line.reason, line.manifest, line) for line in rejected
         ]
+    return listed, refusals
 
-    measure = partial(_measure, limits=AudioLimits(max_seconds=config.max_seconds))
-    accepted: dict[str, Measured] = {}  # by the audio's SHA-256
-    with _workers(config.workers) as mapped:
+
+def measure(
+    listed: Sequence[tuple[Utterance, Path]],
+    criteria: Criteria,
+    workers: int,
+    progress: bool = False,
+) -> tuple[list[Found], list[Refusal]]:
+    """Decode every recording: the accepted ones and the refused, both in order.
+
+    Args:
+        listed: utterances, each with the manifest or the LibriSpeech root that it comes from.
+        workers: decoding processes.
+    """
+    accepted: list[Found] = []
+    refusals: list[Refusal] = []
+    seen: dict[str, Measured] = {}  # by the audio's SHA-256
+    decode = partial(_measure, limits=AudioLimits(max_seconds=criteria.max_seconds))
+    with _workers(workers) as mapped:
         outcomes = tqdm(
-            mapped(measure, [utterance for utterance, _ in listed]),
+            mapped(decode, [utterance for utterance, _ in listed]),
             desc="decoding",
             total=len(listed),
             unit="file",
@@ -259,14 +318,31 @@ def _measure_inputs(
             if not isinstance(outcome, Measured):
                 kind = "too long" if isinstance(outcome, AudioTooLong) else "undecodable"
                 refusals.append(Refusal(kind, str(outcome), source, utterance))
-            elif found := _unfit(outcome.utterance, config):
-                refusals.append(Refusal(*found, source, utterance))
-            elif same := accepted.get(outcome.audio_sha256):
-                reason = f"the same audio as {same.utterance.audio_filepath.name}, which is kept"
-                refusals.append(Refusal("duplicate audio", reason, source, utterance))
+            elif unfit := _unfit(outcome.utterance, criteria):
+                refusals.append(Refusal(*unfit, source, utterance))
+            elif same := seen.get(outcome.audio_sha256):
+                refusals.append(_duplicate(outcome, same, source))
             else:
-                accepted[outcome.audio_sha256] = outcome
-    return list(accepted.values()), refusals
+                seen[outcome.audio_sha256] = outcome
+                accepted.append((outcome, source))
+    return accepted, refusals
+
+
+def _unique(entries: Sequence[Found]) -> tuple[list[Measured], list[Refusal]]:
+    """The first of each recording, and the others as refused: parts may share what each holds once."""
+    kept: dict[str, Measured] = {}  # by the audio's SHA-256
+    refusals: list[Refusal] = []
+    for entry, source in entries:
+        if same := kept.get(entry.audio_sha256):
+            refusals.append(_duplicate(entry, same, source))
+        else:
+            kept[entry.audio_sha256] = entry
+    return list(kept.values()), refusals
+
+
+def _duplicate(entry: Measured, kept: Measured, source: Path) -> Refusal:
+    reason = f"the same audio as {kept.utterance.audio_filepath.name}, which is kept"
+    return Refusal("duplicate audio", reason, source, entry.utterance)
 
 
 @contextmanager
@@ -302,7 +378,7 @@ def _measure(utterance: Utterance, limits: AudioLimits) -> Measured | AudioError
     )
 
 
-def _unfit(utterance: Utterance, config: PrepareConfig) -> tuple[str, str] | None:
+def _unfit(utterance: Utterance, config: Criteria) -> tuple[str, str] | None:
     """The kind and the reason for which an utterance cannot be trained on, if there is one."""
     seconds = utterance.duration
     rate = len(utterance.text) / seconds

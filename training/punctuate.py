@@ -119,20 +119,32 @@ def main() -> None:
         "--padded", action="store_true", help="pad clips to 30 s, for Whisper's own weights"
     )
     args = parser.parse_args()
-    utterances, rejected = read_manifest(args.manifest)
+    kept, rejected = punctuate(args.checkpoint, args.manifest, args.output, padded=args.padded)
+    print(f"{args.output}: {kept} utterances, {rejected} rejected lines")
+
+
+def punctuate(
+    checkpoint_folder: Path, manifest: Path, output: Path, *, padded: bool = False
+) -> tuple[int, int]:
+    """Write a manifest whose utterances have `written`; how many were kept, and rejected.
+
+    Args:
+        padded: pad clips to 30 s, for Whisper's own weights.
+    """
+    utterances, rejected = read_manifest(manifest)
     for line in rejected:
         print(f"{line.manifest}:{line.line}: {line.reason}", file=sys.stderr)
-    checkpoint = load_checkpoint(args.checkpoint)
-    if args.padded and has_bfloat16_units(torch.device("cpu")):
+    checkpoint = load_checkpoint(checkpoint_folder)
+    if padded and has_bfloat16_units(torch.device("cpu")):
         checkpoint.network.to(torch.bfloat16)
-    texts = hear(checkpoint, utterances, args.padded)
+    texts = hear(checkpoint, utterances, padded)
     result = [
         replace(utterance, written=written_form(utterance.text, heard))
         for utterance, heard in zip(utterances, texts, strict=True)
     ]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(args.output, result)
-    print(f"{args.output}: {len(result)} utterances, {len(rejected)} rejected lines")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_manifest(output, result)
+    return len(result), len(rejected)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ class Evaluation:
                     "id": scored.pair.id,
                     "system": system.name,
                     "speaker": scored.pair.speaker,
+                    "group": scored.pair.group,
                     "duration": scored.pair.duration,
                     "reference": scored.pair.reference,
                     "hypothesis": scored.pair.hypothesis,

@@ -43,6 +43,7 @@ class Pair:
     hypothesis: str
     duration: float  # seconds
     speaker: str | None = None
+    group: str | None = None  # of speakers, see training.manifest
 
 
 Step = Literal["equal", "substitute", "delete", "insert"]  # jiwer's names

@@ -32,8 +32,8 @@ _COST_OF_A_CLIP = 3
 # Measured on 1,372 clips of book sentences, 28 voices, speeds 0.9 to 1.2 (1.78 h).
 CHARACTERS_A_SECOND = 16.6
 
-_PARAGRAPH = re.compile(r"\n\s*\n")
-_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+PARAGRAPH = re.compile(r"\n\s*\n")
+END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _SENTENCE = re.compile(r"[A-Z][A-Za-z ,.;:!?'—-]*[.!?]")
 # A point that ends no sentence; and such words are read in several ways. Their sentences are left out.
 _ABBREVIATION = re.compile(
@@ -63,8 +63,8 @@ def runs(words: Sequence[str]) -> set[tuple[str, ...]]:
 
 def sentences_of(book: str) -> Iterator[Sentence]:
     """Sentences of a plain text that can be read in one way only; quotation marks are left out."""
-    for paragraph in _PARAGRAPH.split(_ABBREVIATION.sub("§", re.sub(r'["“”_]', "", book))):
-        for sentence in _END.split(simple_signs(paragraph)):
+    for paragraph in PARAGRAPH.split(_ABBREVIATION.sub("§", re.sub(r'["“”_]', "", book))):
+        for sentence in END.split(simple_signs(paragraph)):
             if _SENTENCE.fullmatch(sentence) and not _DOUBTFUL.search(sentence):
                 words = tuple(words_of(sentence))
                 if len(words) in WORDS:
@@ -120,7 +120,7 @@ def choose(
     return chosen
 
 
-def _texts(manifests: Iterable[Path]) -> Iterator[list[str]]:
+def read_words(manifests: Iterable[Path]) -> Iterator[list[str]]:
     """Words of each utterance; rejected lines are named."""
     for manifest in manifests:
         utterances, rejected = read_manifest(manifest)
@@ -142,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="one sentence a line")
     args = parser.parse_args(arguments)
     try:
-        known = Counter(word for words in _texts(args.train) for word in words)
-        held_out = {run for words in _texts(args.held_out) for run in runs(words)}
+        known = Counter(word for words in read_words(args.train) for word in words)
+        held_out = {run for words in read_words(args.held_out) for run in runs(words)}
         found = {s.words: s for book in args.book for s in sentences_of(read_plain_text(book))}
         sentences = [s for s in found.values() if held_out.isdisjoint(runs(s.words))]
         sought = sought_words(sentences, known)

@@ -13,6 +13,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ from training.manifest import Utterance, read_manifest
 from training.monitoring import Monitor
 from training.processes import Processes
 from training.state import Average, Progress, load_state, save_state
+from training.termination import Termination
 from training.validation import validate
 
 
@@ -116,9 +118,12 @@ class Run:
     sampler: BucketSampler
     dev: list[Utterance]
     steps: int
+    saved: Callable[[Path], None]
 
     @classmethod
-    def prepare(cls, config: TrainConfig, processes: Processes) -> "Run":
+    def prepare(
+        cls, config: TrainConfig, processes: Processes, saved: Callable[[Path], None]
+    ) -> "Run":
         """Read the data and build the network."""
         # Speed 0.9 makes an utterance longer; the network's positions are its limit.
         slowest = min(config.augmentation.speeds)
@@ -164,6 +169,7 @@ class Run:
             sampler=sampler,
             dev=dev,
             steps=sum(math.ceil(n / config.batches.accumulate) for n in batches),
+            saved=saved,
         )
 
     @property
@@ -217,8 +223,14 @@ def _check_lengths(
         print(f"{len(utterances) - spelled} texts have letters or digits that the CTC head lacks")
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, saved: Callable[[Path], None] = lambda folder: None) -> Path:
     """Train as told.
+
+    At SIGTERM the first process saves its state after the step that it is in, and ends.
+
+    Args:
+        saved: called in the first process with the run's folder whenever the state in it is new,
+            to bring it elsewhere; nothing in the folder changes until it returns.
 
     Returns:
         The folder of the best checkpoint.
@@ -226,9 +238,10 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ValueError: the configuration does not fit the data or the checkpoint.
         FloatingPointError: the gradient is no longer finite.
+        SystemExit: SIGTERM came.
     """
-    with Processes.start() as processes:
-        run = Run.prepare(config, processes)
+    with Processes.start() as processes, Termination() as termination:
+        run = Run.prepare(config, processes, saved)
         progress = Progress()
         if config.resume:
             progress = (
@@ -250,11 +263,11 @@ def train(config: TrainConfig) -> Path:
             (config.output / "config.yaml").write_text(told)
         opened = Monitor.open(config.output, config.push_gateway, processes.first, progress.step)
         with opened as monitor:
-            loop(run, progress, monitor)
+            loop(run, progress, monitor, termination)
     return config.output / "best"
 
 
-def loop(run: Run, progress: Progress, monitor: Monitor) -> None:
+def loop(run: Run, progress: Progress, monitor: Monitor, termination: Termination) -> None:
     """Run the epochs that are left."""
     config, processes = run.config, run.processes
     wrapped: nn.Module = run.loss
@@ -310,13 +323,19 @@ def loop(run: Run, progress: Progress, monitor: Monitor) -> None:
                     "epoch": progress.epoch + progress.batch / len(keys),
                 },
             )
-            if progress.step % config.save_every == 0 and processes.first:
+            # The others go on until the first has left, so that none waits for one that is gone.
+            leaving = termination.asked and processes.first
+            if processes.first and (leaving or progress.step % config.save_every == 0):
                 save_state(config.output, progress, *_state(run))
+                run.saved(config.output)
+            if leaving:
+                termination.leave(f"at step {progress.step}; the state is saved")
             started, audio = time.perf_counter(), 0.0
         progress.epoch, progress.batch = progress.epoch + 1, 0
         if processes.first:
             judge(run, progress, monitor)
             save_state(config.output, progress, *_state(run))
+            run.saved(config.output)
         processes.wait()
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from handler.errors import RequestError
 from handler.request import Served, TranscriptionRequest, parse_request
 from handler.transport import Part
+from model.hotwords import Hotword
 
 SERVED = Served(("asr", "whisper-1"), ("en", "english"))
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -134,7 +135,6 @@ def test_an_impossible_choice_is_named_with_the_possible_ones(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("prompt", "Steno, Kubeflow"),
         ("temperature", "0.7"),
         ("temperature", "nan"),
         ("temperature", "warm"),
@@ -145,6 +145,70 @@ def test_what_would_change_the_text_is_refused_and_not_ignored(name: str, value:
     error = refused(form, ("file", AUDIO), (name, value))
     assert error.param == name
     assert value in str(error)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("hotwords", "Kubernetes:2.5, Hof Brau ,"), ("hotwords", "O'Farrell")],
+        [
+            ("hotwords[]", "Kubernetes:2.5"),
+            ("hotwords[]", "Hof  Brau"),
+            ("hotwords[]", "O'Farrell"),
+        ],
+    ],
+)
+def test_hotwords_are_a_list_with_weights(fields: list[tuple[str, str]]) -> None:
+    expected = (Hotword("Kubernetes", 2.5), Hotword("Hof Brau"), Hotword("O'Farrell"))
+    assert form(("file", AUDIO), *fields).options.hotwords == expected
+    words = [item.strip() for _, value in fields for item in value.split(",") if item]
+    body = {"audio": base64.b64encode(AUDIO).decode(), "hotwords": words}
+    assert json_body(json.dumps(body)).options.hotwords == expected
+    header = {"X-Steno-Hotwords": ",".join(words)}
+    assert raw(AUDIO, header).options.hotwords == expected
+
+
+def test_no_hotwords_and_no_prompt_are_the_default() -> None:
+    options = form(("file", AUDIO), ("hotwords", ""), ("prompt", "")).options
+    assert (options.hotwords, options.prompt) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ("Kubernetes:much", "'much', the weight after the colon, is no number"),
+        ("Kubernetes:0", "above 0 and at most 10"),
+        ("Kubernetes:11", "above 0 and at most 10"),
+        ("Kubernetes:nan", "above 0 and at most 10"),
+        ("!?", "1 to 60 characters"),
+        (":2", "1 to 60 characters"),
+        ("x" * 61, "1 to 60 characters"),
+    ],
+)
+def test_a_bad_hotword_is_named(item: str, reason: str) -> None:
+    error = refused(form, ("file", AUDIO), ("hotwords", f"Kubernetes, {item}"))
+    assert (error.type, error.param) == ("invalid_value", "hotwords")
+    assert reason in str(error)
+    assert item[:60] in str(error)
+
+
+def test_too_many_hotwords_are_counted() -> None:
+    error = refused(form, ("file", AUDIO), ("hotwords", ",".join(["word"] * 101)))
+    assert error.param == "hotwords"
+    assert "there are 101; at most 100" in str(error)
+
+
+def test_a_hotword_that_is_no_text_is_refused() -> None:
+    body = json.dumps({"audio": "AA==", "hotwords": ["Kubernetes", 5]})
+    assert "hotwords is 5" in str(refused(json_body, body))
+
+
+def test_a_prompt_is_for_the_decoder_alone() -> None:
+    assert form(("file", AUDIO), ("prompt", "At O'Farrell's.")).options.prompt == "At O'Farrell's."
+    error = refused(form, ("file", AUDIO), ("prompt", "At O'Farrell's."), ("mode", "fast"))
+    assert error.param == "prompt"
+    assert "hotwords" in str(error)
+    assert refused(form, ("file", AUDIO), ("prompt", "x" * 10_001)).param == "prompt"
 
 
 def test_granularities_need_verbose_json() -> None:
@@ -220,7 +284,9 @@ WORDS = st.text(st.sampled_from("a0 \u00e9\x00\U0001f600"), max_size=4)
 
 @given(
     st.dictionaries(
-        st.sampled_from(["mode", "model", "prompt", "stream", "temperature", "language", "other"]),
+        st.sampled_from(
+            ["mode", "model", "prompt", "stream", "temperature", "language", "hotwords", "other"]
+        ),
         st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.lists(WORDS),
     )
 )

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from model.checkpoint import CheckpointError, ModelConfig, load_checkpoint, save_checkpoint
+from model.confidence import Calibration, Calibrations
 
 
 @pytest.fixture
@@ -25,6 +27,22 @@ def test_round_trip_is_exact(random_checkpoint, tmp_path):
     save_checkpoint(tmp_path / "b", again, "# card\n")
     for name in ("model.safetensors", "config.json", "tokenizer.json", "MODEL_CARD.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_a_calibration_travels_until_the_weights_are_others(random_checkpoint, tmp_path):
+    fitted = Calibrations(accurate=Calibration(0.5, -1.0))
+    random_checkpoint.config = replace(random_checkpoint.config, calibration=fitted)
+    save_checkpoint(tmp_path / "a", random_checkpoint, "")
+    again = load_checkpoint(tmp_path / "a")
+    assert again.config.calibration == fitted
+    save_checkpoint(tmp_path / "b", again, "", provenance={"trained": "further"})
+    assert load_checkpoint(tmp_path / "b").config.calibration == Calibrations()
+
+
+def test_a_file_from_before_there_were_calibrations_has_none(random_checkpoint):
+    values = json.loads(random_checkpoint.config.to_json())
+    del values["calibration"]
+    assert ModelConfig.from_json(json.dumps(values)) == random_checkpoint.config
 
 
 def test_int8_is_within_half_a_step_and_comes_back_exactly_the_second_time(
@@ -119,6 +137,11 @@ def test_names_a_weight_that_is_not_a_number(folder):
         ({"characters": "abc"}, "characters"),
         ({"language": "de"}, "language is 'de'"),
         ({"dimensions": {}}, "missing"),
+        ({"calibration": []}, "config.json"),
+        ({"calibration": {"slow": None}}, "slow"),
+        ({"calibration": {"fast": {"slope": 1.0}}}, "offset"),
+        ({"calibration": {"fast": {"slope": 0, "offset": 0}}}, "slope is 0"),
+        ({"calibration": {"fast": {"slope": 1, "offset": "0"}}}, "offset is '0'"),
     ],
 )
 def test_names_a_wrong_setting(folder, change, message):

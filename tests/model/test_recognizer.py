@@ -1,5 +1,11 @@
 """The recognizer: any number of waveforms of any length, each as if it were alone."""
 
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -7,11 +13,26 @@ from hypothesis import strategies as st
 from jiwer import wer
 from whisper_normalizer.english import EnglishTextNormalizer
 
+from model.audio import load_audio
+from model.checkpoint import load_checkpoint
+from model.confidence import Calibration, Calibrations
+from model.hotwords import Hotword
 from model.recognizer import Recognizer, TranscribeOptions
 from model.search import Decoded
+from model.tokenizer import Characters
+from tests.benchmarks.conditions import level
+from tests.benchmarks.non_speech import SOUNDS
 from tests.random_checkpoint import SHIPPED
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 FAST, ACCURATE = TranscribeOptions(mode="fast"), TranscribeOptions(mode="accurate")
+SOUND_ALIKE = (Hotword("metres", 2.0), Hotword("bridge"), Hotword("Kubernetes"))
+WITH_HELP = [
+    TranscribeOptions(hotwords=SOUND_ALIKE),
+    TranscribeOptions("fast", hotwords=SOUND_ALIKE),
+    TranscribeOptions(prompt="The river was quiet."),
+    TranscribeOptions(prompt="Flood", hotwords=SOUND_ALIKE),
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +69,7 @@ def test_padding_does_not_leak_encoder_and_ctc(random_recognizer, sound, clips):
 @pytest.mark.slow
 @given(
     order=st.permutations(range(6)),
-    modes=st.lists(st.sampled_from([FAST, ACCURATE]), min_size=6, max_size=6),
+    modes=st.lists(st.sampled_from([FAST, ACCURATE, *WITH_HELP]), min_size=6, max_size=6),
 )
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_batch_gives_the_texts_of_its_items(shipped_recognizer, speech, order, modes):
@@ -58,6 +79,31 @@ def test_a_batch_gives_the_texts_of_its_items(shipped_recognizer, speech, order,
         (alone,) = shipped_recognizer.transcribe([waveform], mode).transcripts
         assert transcript.text == alone.text
         assert [w.start for w in transcript.words] == [w.start for w in alone.words]
+
+
+@pytest.mark.parametrize(("mode", "word"), [("accurate", "metres"), ("fast", "bridge")])
+def test_a_hot_word_is_written_where_it_sounds_so_and_nowhere_else(
+    shipped_recognizer, speech, mode, word
+):
+    news, short = speech[0], speech[5]
+    plain = TranscribeOptions(mode, False)
+    hot = TranscribeOptions(mode, False, hotwords=SOUND_ALIKE)
+    before = [t.text for t in shipped_recognizer.transcribe([news, short], plain).transcripts]
+    after = [t.text for t in shipped_recognizer.transcribe([news, short], hot).transcripts]
+    assert word not in before[0].split() and word in after[0].split()
+    assert "kubernetes" not in after[0].lower()
+    assert after[1] == before[1]
+
+
+def test_a_prompt_is_gone_on_with(shipped_recognizer, speech):
+    def text(prompt):
+        options = TranscribeOptions(word_timestamps=False, prompt=prompt)
+        return shipped_recognizer.transcribe([speech[0]], options).transcripts[0].text
+
+    plain, british = text(""), text("Ten metres, five metres, seven metres of water.")
+    assert "meters" in plain and "metres" in british
+    assert text("   ") == plain
+    assert text("water " * 5000)  # the last of it is kept
 
 
 def test_silence_has_no_text(random_recognizer):
@@ -137,13 +183,28 @@ def test_a_long_recording_has_the_times_of_its_parts(shipped_recognizer, speech)
 
 
 @pytest.mark.slow
-def test_shipped_checkpoint_writes_nothing_for_silence_and_noise(shipped_recognizer):
-    generator = torch.Generator().manual_seed(0)
-    hiss = 0.01 * torch.randn(5 * 16_000, generator=generator)
-    hum = 0.05 * torch.sin(2 * torch.pi * 50 * torch.arange(5 * 16_000) / 16_000)
+def test_shipped_checkpoint_writes_nothing_where_nobody_speaks(shipped_recognizer):
+    rng = np.random.default_rng(7)  # not the benchmark's
+    made = [torch.from_numpy(make(32_000, rng)).float() for make in SOUNDS.values()]
+    waveforms = [torch.zeros(80_000)] + [0.05 * waveform / level(waveform) for waveform in made]
     for options in (ACCURATE, FAST):
-        result = shipped_recognizer.transcribe([hiss, hum, torch.zeros(80_000)], options)
-        assert [t.text for t in result.transcripts] == ["", "", ""]
+        result = shipped_recognizer.transcribe(waveforms, options)
+        heard = dict(zip(["silence", *SOUNDS], (t.text for t in result.transcripts), strict=True))
+        assert heard == dict.fromkeys(heard, "")
+
+
+@pytest.mark.slow
+def test_a_single_word_between_long_pauses_is_heard_and_so_is_soft_speech(
+    shipped_recognizer, speech
+):
+    joined = load_audio(FIXTURES / "words.flac")
+    entries = json.loads((FIXTURES / "words.json").read_text())[::5]
+    pause = torch.zeros(2 * 16_000)
+    words = [torch.cat([pause, joined[e["start"] : e["end"]], pause]) for e in entries]
+    soft = [waveform / level(waveform) * 1e-3 for waveform in speech[:2]]  # -60 dB of full scale
+    for options in (ACCURATE, FAST):
+        result = shipped_recognizer.transcribe([*words, *soft], options)
+        assert all(t.text for t in result.transcripts), [t.text for t in result.transcripts]
 
 
 @pytest.mark.slow
@@ -173,8 +234,13 @@ def test_times_lie_within_the_audio_however_it_is_cut(
 
 def decoded_as(recognizer, monkeypatch, text, **values):
     """Make the decoder write a text, to see what the recognizer makes of it."""
-    found = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "looped": False} | values
-    decoded = Decoded(tokens=tuple(recognizer.tokenizer.encode(text)), **found)
+    tokens = tuple(recognizer.tokenizer.encode(text))
+    found = {
+        "logprobs": (-0.1,) * (len(tokens) + 1),
+        "no_speech_prob": 0.0,
+        "looped": False,
+    } | values
+    decoded = Decoded(tokens=tokens, **found)
     monkeypatch.setattr("model.recognizer.greedy_search", lambda *_: [decoded])
 
 
@@ -206,14 +272,96 @@ def test_an_invented_text_gives_way_to_what_the_ctc_head_heard(
     assert transcript.text == heard
 
 
+def test_a_word_is_as_sure_as_the_tokens_that_spell_it(random_recognizer, sound, monkeypatch):
+    text = "so - be it."
+    tokens = random_recognizer.tokenizer.encode(text)  # a byte each, the spaces among them
+    assert len(tokens) == len(text) + 1
+    logprobs = dict(zip(range(12), [-0.1] * 12, strict=True))
+    logprobs |= {1: -0.5, 2: -0.7, 11: -9.0, 12: -9.0}  # s, o, the full stop, the end
+    values = {"logprobs": tuple(logprobs.values())}
+    decoded_as(random_recognizer, monkeypatch, text, **values)
+    (transcript,) = random_recognizer.transcribe([sound(2.0, 1)]).transcripts
+    found = {w.word: w.confidence for w in transcript.words}
+    assert found.keys() == {"so -", "be", "it."}
+    assert found["be"] == pytest.approx(math.exp(-0.2))
+    assert found["it."] == pytest.approx(math.exp(-0.2))
+    assert found["so -"] == pytest.approx(math.exp(-1.3))
+
+
+def test_confidences_are_calibrated_by_who_wrote_the_text(random_folder, sound, monkeypatch):
+    checkpoint = load_checkpoint(random_folder)
+    raw = Recognizer(checkpoint, device="cpu", dtype="float32")
+    waveform = sound(2.0, 1)
+    decoder, ctc = Calibration(0.5, 0.3), Calibration(2.0, 1.0)
+    fitted = replace(
+        checkpoint, config=replace(checkpoint.config, calibration=Calibrations(decoder, ctc))
+    )
+    calibrated = Recognizer(fitted, device="cpu", dtype="float32")
+    for options, decoded, expected in (
+        (FAST, {}, ctc),
+        (ACCURATE, {}, decoder),
+        (ACCURATE, {"looped": True}, ctc),
+    ):
+        decoded_as(raw, monkeypatch, "so be it", **decoded)
+        pairs = [r.transcribe([waveform], options).transcripts[0].words for r in (raw, calibrated)]
+        assert [w.word for w in pairs[0]] == [w.word for w in pairs[1]]
+        for as_given, mended in zip(*pairs, strict=True):
+            assert mended.confidence == pytest.approx(expected(as_given.confidence))
+            assert mended.confidence != as_given.confidence
+
+
 @pytest.mark.parametrize("looped", [True, False])
 def test_no_speech_has_no_text_even_if_the_decoder_looped(
     random_recognizer, sound, monkeypatch, looped
 ):
-    values = {"no_speech_prob": 0.9, "avg_logprob": -2.0, "looped": looped}
+    values = {"no_speech_prob": 0.9, "logprob": -2.0, "looped": looped}
     decoded_as(random_recognizer, monkeypatch, "thank you", **values)
     (transcript,) = random_recognizer.transcribe([sound(2.0, 1)]).transcripts
     assert transcript.text == ""
+
+
+def ctc_hears(recognizer, monkeypatch, text, logprob=-0.1):
+    """Make the CTC head hear a text, each letter for a frame with that log-probability."""
+    rows = torch.full((125, len(Characters())), -20.0)
+    rows[:, Characters.BLANK] = -0.01
+    for place, label in enumerate(Characters().encode(text)):
+        rows[2 * place] = -20.0
+        rows[2 * place, label] = logprob
+    monkeypatch.setattr(recognizer.network.ctc, "forward", lambda *_: rows[None])
+
+
+@pytest.mark.parametrize(
+    ("text", "logprob", "heard"),
+    [("eh", -0.1, "eh"), ("eh", -0.9, ""), ("so let it be then", -0.9, "so let it be then")],
+    ids=["clear", "few and unsure", "unsure"],
+)
+def test_few_letters_that_the_ctc_head_is_unsure_of_are_no_speech(
+    random_recognizer, sound, monkeypatch, text, logprob, heard
+):
+    ctc_hears(random_recognizer, monkeypatch, text, logprob)
+    (transcript,) = random_recognizer.transcribe([sound(2.0, 1)], FAST).transcripts
+    assert transcript.text == heard
+
+
+@pytest.mark.parametrize("words", [True, False])
+@pytest.mark.parametrize(
+    ("no_speech_prob", "written", "heard", "text"),
+    [
+        (0.3, "Thank you.", "", ""),
+        (0.3, "Thank you.", "ten cue", "Thank you."),
+        (0.01, "Thank you.", "", "Thank you."),
+        (0.3, "धन्यवाद", "", "धन्यवाद"),
+    ],
+    ids=["nothing heard", "something heard", "no hint", "letters that the head does not know"],
+)
+def test_a_hint_of_no_speech_is_enough_where_the_ctc_head_hears_nothing(
+    random_recognizer, sound, monkeypatch, words, no_speech_prob, written, heard, text
+):
+    ctc_hears(random_recognizer, monkeypatch, heard)
+    decoded_as(random_recognizer, monkeypatch, written, no_speech_prob=no_speech_prob)
+    options = TranscribeOptions(word_timestamps=words)
+    (transcript,) = random_recognizer.transcribe([sound(2.0, 1)], options).transcripts
+    assert transcript.text == text
 
 
 @pytest.mark.parametrize(

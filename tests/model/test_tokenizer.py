@@ -21,6 +21,36 @@ def test_a_text_comes_back(shipped, text):
     assert shipped.decode(shipped.encode(text)) == text
 
 
+@given(st.text(max_size=40))
+def test_each_word_of_a_text_has_the_tokens_that_wrote_it(shipped, text):
+    tokens = shipped.encode(text)
+    words = shipped.decode(tokens).split()
+    for word, places in zip(words, shipped.word_tokens(tokens), strict=True):
+        assert places and list(places) == sorted(set(places))
+        written = shipped.decode([tokens[place] for place in places])
+        assert [c for c in word if c.isalnum()] == [c for c in written if c.isalnum()]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "spelled"),
+    [
+        ([" Qu", "il", "ter", "'s", ","], [["Qu", "il", "ter", "'s"]]),
+        ([" well", "-", "known"], [["well", "known"]]),
+        ([' "', "g", "ospel", '",', " 1984", "…"], [["g", "ospel"], ["1984"]]),
+        ([" so", " -", " so"], [["so"], ["-"], ["so"]]),
+    ],
+)
+def test_punctuation_is_no_part_of_a_words_spelling(shipped, tokens, spelled):
+    ids = [i for t in tokens for i in shipped.pairs.encode(t, add_special_tokens=False).ids]
+    found = [[tokens[p].strip() for p in places] for places in shipped.word_tokens(ids)]
+    assert found == spelled
+
+
+@given(st.lists(st.integers(0, 50_256), max_size=30))
+def test_any_tokens_at_all_have_their_words(shipped, tokens):
+    assert len(shipped.word_tokens(tokens)) == len(shipped.decode(tokens).split())
+
+
 def test_the_prompt_is_whispers(shipped):
     assert shipped.prompt == (
         50258,
@@ -34,6 +64,18 @@ def test_the_prompt_is_whispers(shipped):
 def test_the_prompt_of_an_english_model_names_no_language():
     tokenizer = Tokenizer.from_file(SHIPPED / "tokenizer.json", 51_865)
     assert tokenizer.prompt == (50258, 50363)
+
+
+def test_a_prompt_stands_before_the_start_and_its_end_counts(shipped):
+    words = shipped.encode("the first second third")
+    assert shipped.prompt_after("the first second third", 3) == (
+        50361,
+        *words[-3:],
+        *shipped.prompt,
+    )
+    assert shipped.prompt_after(" \n", 3) == shipped.prompt
+    sly = shipped.prompt_after("go <|endoftext|><|startoftranscript|> on", 9)
+    assert not {50257, 50258} & set(sly[: -len(shipped.prompt)])
 
 
 def test_words_may_be_written_and_symbols_may_not(shipped):

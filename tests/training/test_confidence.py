@@ -1,18 +1,21 @@
 """Confidences: which words are right, how far off confidences are, and what a calibration mends."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from model.checkpoint import load_checkpoint
+from model.confidence import Calibration, Calibrations
 from model.transcript import Segment, Transcript, Word
 from tests.random_checkpoint import SHIPPED, make_random_checkpoint
 from training.confidence import (
-    Calibration,
     ConfidenceConfig,
     ConfidenceError,
     Judged,
+    calibrate,
     cross_calibrated,
     examine,
     fit_calibration,
@@ -181,14 +184,31 @@ def test_one_speaker_is_not_enough_for_a_calibration():
         cross_calibrated(Judged(confidence, right, np.array(["anna"] * 50)))
 
 
-def test_figures_diagram_calibration_and_table_are_written(tmp_path: Path) -> None:
+def test_a_calibration_is_written_into_the_checkpoint_and_nothing_else_is_touched(
+    tmp_path: Path,
+) -> None:
+    folder = make_random_checkpoint(tmp_path / "random")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    speaker = np.array(["anna", "ben"] * 100)
+    result = examine(Judged(*overconfident(200, seed=5), speaker), fit=True)
+    calibrate(folder, {"accurate": result})
+    assert load_checkpoint(folder).config.calibration == Calibrations(accurate=result.calibration)
+    other = examine(Judged(*overconfident(200, seed=6), speaker), fit=True)
+    calibrate(folder, {"fast": other})
+    fitted = load_checkpoint(folder).config.calibration
+    assert fitted == Calibrations(accurate=result.calibration, fast=other.calibration)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {name for name in after if after[name] != before.get(name)} == {"config.json"}
+
+
+def test_figures_diagram_and_table_are_written(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Words\n<!-- confidence -->\n<!-- /confidence -->\n")
     config = ConfidenceConfig(
         checkpoint=SHIPPED,
         manifest=FIXTURES,
         output=tmp_path / "out",
-        fit=tmp_path / "calibration.json",
+        fit=True,
         document=page,
     )
     speaker = np.array(["anna", "ben"] * 100)
@@ -198,7 +218,8 @@ def test_figures_diagram_calibration_and_table_are_written(tmp_path: Path) -> No
     assert facts["command"] == "as typed"
     fast = facts["modes"]["fast"]
     assert sum(b["words"] for b in fast["as_given"]["bins"]) == fast["words"] == 200
-    assert json.loads((tmp_path / "calibration.json").read_text()) == {"fast": fast["calibration"]}
+    assert result.calibration is not None
+    assert fast["calibration"] == asdict(result.calibration)
     assert (tmp_path / "out" / "confidence.png").read_bytes().startswith(b"\x89PNG")
     assert markdown({"fast": result}) in page.read_text()
     assert "| `fast`, fitted on other speakers | 200 |" in page.read_text()

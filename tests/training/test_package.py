@@ -8,7 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+from handler.config import HandlerConfig, read_handler_config
+from tests.model.test_language_model import ARPA
 from tests.random_checkpoint import make_random_checkpoint
 from training.package import (
     ARCHIVE_NAME,
@@ -56,6 +59,22 @@ def test_the_same_inputs_give_the_same_bytes_anywhere(
     root, copy = other_machine(checkpoint, tmp_path)
     again = build_package(copy, tmp_path / "dist", root=root).path
     assert again.read_bytes() == archive.read_bytes()
+
+
+def test_an_ngram_travels_in_the_archive_and_its_settings_name_it(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    arpa = tmp_path / "mine.arpa"
+    arpa.write_text(ARPA)
+    package = build_package(checkpoint, tmp_path / "dist", language_model=arpa)
+    with zipfile.ZipFile(package.path) as file:
+        settings = read_handler_config(yaml.safe_load(file.read("model-config.yaml")))
+        assert settings.language_model is not None
+        assert file.read(settings.language_model) == arpa.read_bytes()
+        assert settings == HandlerConfig(language_model=settings.language_model)
+    arpa.write_text("no n-gram")
+    with pytest.raises(PackageError, match=r"mine\.arpa is not an n-gram"):
+        build_package(checkpoint, tmp_path / "dist", language_model=arpa)
 
 
 def test_the_archive_holds_what_serving_needs_and_nothing_else(archive: Path) -> None:

@@ -1,0 +1,105 @@
+"""Let a pod's server end without losing a request (its preStop hook): python -m handler.drain
+
+1. Readiness turns false, and no new caller is sent here.
+2. For some seconds requests still come, from those who have not heard yet. They are served.
+3. Wait until no request waits and no worker is at work, for as long as `--settle` says.
+4. End; Kubernetes stops the server.
+
+When `--timeout` is over it ends too, since Kubernetes would kill the server soon after.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from handler import management
+from handler.busy import is_busy
+from handler.launch import FOLDER
+from handler.management import ManagementError
+
+POLL_SECONDS = 0.25
+# A server that is gone cannot be waited for, but one slow answer does not mean that it is.
+LOST_SECONDS = 3 * management.TIMEOUT_SECONDS
+
+
+@dataclass(frozen=True)
+class Drain:
+    """How to drain, in seconds.
+
+    Attributes:
+        propagation: until nobody sends new requests any more.
+        settle: without any request waiting or in a worker's hands; longer than the time in which
+            java gathers a batch (`maxBatchDelay`) and writes an answer.
+        timeout: for all of it.
+    """
+
+    propagation: float
+    settle: float
+    timeout: float
+
+    def wait(self, idle: Callable[[], bool]) -> bool:
+        """Wait as described; return whether all requests were served.
+
+        Args:
+            idle: whether nothing waits and nothing is worked on. Raises ManagementError when the
+                server cannot be asked.
+        """
+        deadline = time.monotonic() + self.timeout
+        time.sleep(min(self.propagation, self.timeout))
+        quiet_since = answered_at = time.monotonic()
+        while time.monotonic() < deadline:
+            try:
+                quiet = idle()
+                answered_at = time.monotonic()
+            except ManagementError:
+                if time.monotonic() - answered_at > LOST_SECONDS:
+                    return False
+                quiet = False
+            if not quiet:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since >= self.settle:
+                return True
+            time.sleep(POLL_SECONDS)
+        return False
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Drain; the exit status is 1 when requests may have been lost."""
+    parser = argparse.ArgumentParser(prog="python -m handler.drain", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--propagation", type=float, default=15.0, help="seconds")
+    parser.add_argument("--settle", type=float, default=2.0, help="seconds")
+    parser.add_argument("--timeout", type=float, required=True, help="seconds for all of it")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="the server's temporary folder")
+    parser.add_argument("--management", default=management.DEFAULT_URL, help="URL")
+    parser.add_argument("--exporter", help="URL of the exporter, which answers readiness probes")
+    options = parser.parse_args(arguments)
+
+    if options.exporter:
+        # Without it, Kubernetes takes a pod that ends out of its services all the same.
+        with contextlib.suppress(requests.RequestException):
+            requests.post(f"{options.exporter}/drain", timeout=5)
+
+    def idle() -> bool:
+        # In this order: a request goes from the queue into a worker's hands, never back.
+        pending = management.describe(options.management).pending
+        return pending == 0 and not is_busy(options.folder)
+
+    start = time.monotonic()
+    served = Drain(options.propagation, options.settle, options.timeout).wait(idle)
+    after = f"after {time.monotonic() - start:.1f} s"
+    if not served:
+        print(f"gave up {after}: requests may be lost", file=sys.stderr)
+        return 1
+    print(f"no request is left {after}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

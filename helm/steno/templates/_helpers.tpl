@@ -1,0 +1,203 @@
+{{/* The release's name for objects: unique in a namespace, at most 50 characters to leave room for endings. */}}
+{{- define "steno.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What selects this release's pods, of both tracks. */}}
+{{- define "steno.selector" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: server
+{{- end -}}
+
+{{/* Labels of all objects. */}}
+{{- define "steno.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- define "steno.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "steno.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ .Values.serviceAccount.name | default (include "steno.fullname" .) }}
+{{- else -}}
+{{ .Values.serviceAccount.name | default "default" }}
+{{- end -}}
+{{- end -}}
+
+{{/* The least that a container needs: nothing. */}}
+{{- define "steno.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "steno.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 1000
+fsGroup: 1000
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* What this pod changes in the archive's model-config.yaml (handler/archive.py merges it). */}}
+{{- define "steno.settings" -}}
+{{- with .Values.server -}}
+minWorkers: {{ .workers }}
+maxWorkers: {{ .workers }}
+{{- range $key := list "batchSize" "maxBatchDelay" "jobQueueSize" "responseTimeout" "startupTimeout" }}
+{{- $value := index $.Values.server $key }}
+{{- if not (kindIs "invalid" $value) }}
+{{ $key }}: {{ int $value }}
+{{- end }}
+{{- end }}
+{{- $handler := deepCopy .handler }}
+{{- if $.Values.auth.enabled }}
+{{- $_ := set $handler "token_file" "/etc/steno-tokens/tokens" }}
+{{- end }}
+{{- if $handler }}
+handler:
+  {{- toYaml $handler | nindent 2 }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* Where the store is, and how it is opened. Only for those who read it: never the server. */}}
+{{- define "steno.storeEnvironment" -}}
+{{- $model := .Values.model -}}
+- name: STENO_STORE
+  value: {{ ternary "/store" $model.store (ne $model.claim "") | quote }}
+{{- with $model.endpoint }}
+- {name: AWS_ENDPOINT_URL_S3, value: {{ . | quote }}}
+{{- end }}
+{{- with $model.region }}
+- {name: AWS_DEFAULT_REGION, value: {{ . | quote }}}
+{{- end }}
+{{- if $model.caConfigMap }}
+- {name: AWS_CA_BUNDLE, value: /etc/steno-ca/ca.crt}
+{{- end }}
+{{- with $model.existingSecret }}
+{{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+- name: {{ . }}
+  valueFrom: {secretKeyRef: {name: {{ $model.existingSecret }}, key: {{ . }}}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "steno.storeMounts" -}}
+{{- if .Values.model.claim }}
+- {name: store, mountPath: /store, readOnly: true}
+{{- end }}
+{{- if .Values.model.caConfigMap }}
+- {name: ca, mountPath: /etc/steno-ca, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{/* A quantity as a number; 0 where there is none. */}}
+{{- define "steno.amount" -}}
+{{- $text := toString (default 0 .) -}}
+{{- $units := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- mulf (float64 (regexFind "^[0-9.]+" $text)) (get $units $unit | default 1.0) -}}
+{{- end -}}
+
+{{/* Refuses what a schema cannot say clearly. */}}
+{{- define "steno.validate" -}}
+{{- $v := .Values -}}
+{{- $problems := list -}}
+{{- if not $v.image.repository -}}
+{{- $problems = append $problems "image.repository is empty: name the serving image (docs/deployment.md builds one)" -}}
+{{- end -}}
+{{- if and $v.model.store $v.model.claim -}}
+{{- $problems = append $problems "model.store and model.claim are both set: give one of them" -}}
+{{- end -}}
+{{- if not (or $v.model.store $v.model.claim) -}}
+{{- $problems = append $problems "model.store is empty: name the model store, e.g. s3://models/steno" -}}
+{{- end -}}
+{{- if and $v.auth.enabled (not $v.auth.existingSecret) -}}
+{{- $problems = append $problems "auth.existingSecret is empty: make one (kubectl create secret generic steno-tokens --from-literal=tokens=$(openssl rand -hex 32)), or set auth.enabled=false if a gateway asks for tokens" -}}
+{{- end -}}
+{{- if and (eq ($v.rollout.maxSurge | toString) "0") (eq ($v.rollout.maxUnavailable | toString) "0") -}}
+{{- $problems = append $problems "rollout.maxSurge and rollout.maxUnavailable are both 0: no pod could be replaced" -}}
+{{- end -}}
+{{- if ge (int $v.drain.propagationSeconds) (int $v.drain.timeoutSeconds) -}}
+{{- $problems = append $problems (printf "drain.timeoutSeconds is %d and propagationSeconds %d: requests need time after nobody sends new ones" (int $v.drain.timeoutSeconds) (int $v.drain.propagationSeconds)) -}}
+{{- end -}}
+{{- range $name := list "resources" "exporterResources" "fetchResources" -}}
+{{- $amounts := index $v $name -}}
+{{- range $key := list "cpu" "memory" -}}
+{{- $request := include "steno.amount" (index $amounts.requests $key) | float64 -}}
+{{- $limit := include "steno.amount" (index $amounts.limits $key) | float64 -}}
+{{- if and $limit (gt $request $limit) -}}
+{{- $problems = append $problems (printf "%s requests more %s than its limit: %v and %v" $name $key (index $amounts.requests $key) (index $amounts.limits $key)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if ne $v.autoscaling.by "none" -}}
+{{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
+{{- $problems = append $problems (printf "autoscaling.minReplicas is %d and maxReplicas %d: the former must not be more" (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) -}}
+{{- end -}}
+{{- if and (eq (int $v.autoscaling.minReplicas) 0) (ne $v.autoscaling.by "keda") -}}
+{{- $problems = append $problems "autoscaling.minReplicas is 0: only KEDA scales to zero (autoscaling.by=keda)" -}}
+{{- end -}}
+{{- if and (eq (int $v.autoscaling.minReplicas) 0) (not $v.autoscaling.keda.activationQuery) -}}
+{{- $problems = append $problems "autoscaling.minReplicas is 0 and autoscaling.keda.activationQuery is empty: without pods there is no queue, so name a metric of the gateway that tells of callers" -}}
+{{- end -}}
+{{- if and (eq $v.autoscaling.by "keda") (or $v.autoscaling.cpuUtilization $v.autoscaling.gpuUtilization) -}}
+{{- $problems = append $problems "autoscaling.cpuUtilization and gpuUtilization are for autoscaling.by=hpa: with KEDA leave them null" -}}
+{{- end -}}
+{{- if and $v.autoscaling.gpuUtilization (eq (int $v.gpu.count) 0) -}}
+{{- $problems = append $problems "autoscaling.gpuUtilization is set and gpu.count is 0" -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.canary.enabled -}}
+{{- if not $v.canary.version -}}
+{{- $problems = append $problems "canary.version is empty: a canary serves a version of its own" -}}
+{{- end -}}
+{{- if and (gt (int $v.canary.weight) 0) (not (or $v.ingress.enabled $v.gateway.enabled)) -}}
+{{- $problems = append $problems "canary.weight is above 0, but nothing divides the requests: enable ingress or gateway, or set the weight to 0 and call the canary's own service" -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.ingress.enabled (not $v.ingress.host) -}}
+{{- $problems = append $problems "ingress.host is empty" -}}
+{{- end -}}
+{{- if and $v.gateway.enabled (not $v.gateway.parentRefs) -}}
+{{- $problems = append $problems "gateway.parentRefs is empty: name the Gateway that the route belongs to" -}}
+{{- end -}}
+{{- if $v.certificate.enabled -}}
+{{- if not (and $v.ingress.host $v.ingress.tlsSecret) -}}
+{{- $problems = append $problems "certificate.enabled needs ingress.host and ingress.tlsSecret: whose certificate, and where it goes" -}}
+{{- end -}}
+{{- if not $v.certificate.issuerRef.name -}}
+{{- $problems = append $problems "certificate.issuerRef.name is empty" -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.server.handler.token_file -}}
+{{- $problems = append $problems "server.handler.token_file is the chart's to set: see auth.existingSecret" -}}
+{{- end -}}
+{{- if $problems -}}
+{{- fail (printf "\n\n%s\n" (join "\n" $problems)) -}}
+{{- end -}}
+{{- end -}}

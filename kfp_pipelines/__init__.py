@@ -1,0 +1,1 @@
+"""The retraining pipeline on Kubeflow, and on this machine."""

@@ -1,0 +1,124 @@
+"""A serving release on Kubernetes: a Deployment whose pods fetch what the pointer names."""
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+
+from kfp_pipelines.rollout import Endpoint, Serving, ServingError
+
+ANNOTATION = "steno.dev/version"
+RESTARTED = "steno.dev/restarted-at"
+TOKEN = "STENO_TOKEN"
+POLL_SECONDS = 2.0
+REQUEST_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class KubernetesServing(Serving):
+    """One Deployment and the address of its service.
+
+    Attributes:
+        namespace, deployment: which one.
+        url: where recordings are posted; the token comes from STENO_TOKEN.
+        timeout: seconds that a new version may take until all pods are ready.
+        poll: seconds between looks.
+    """
+
+    namespace: str
+    deployment: str
+    url: str
+    timeout: float = 1800.0
+    poll: float = POLL_SECONDS
+
+    def take_up(self, version: str) -> Endpoint:
+        """Replace the pods, as `kubectl rollout restart` does, and wait until all are ready."""
+        api = _api()
+        annotations = {ANNOTATION: version, RESTARTED: datetime.now(UTC).isoformat()}
+        body = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
+        with _told(f"Deployment {self.namespace}/{self.deployment}"):
+            patched = api.patch_namespaced_deployment(
+                self.deployment, self.namespace, body, _request_timeout=REQUEST_SECONDS
+            )
+        self._wait(api, patched.metadata.generation)
+        token = os.environ.get(TOKEN)
+        return Endpoint(self.url, {"Authorization": f"Bearer {token}"} if token else {})
+
+    def _wait(self, api: client.AppsV1Api, generation: int) -> None:
+        deadline = time.monotonic() + self.timeout
+        what = f"Deployment {self.namespace}/{self.deployment}"
+        state = "was not looked at yet"
+        while time.monotonic() < deadline:
+            with _told(what):
+                found = api.read_namespaced_deployment(
+                    self.deployment, self.namespace, _request_timeout=REQUEST_SECONDS
+                )
+            if (found.status.observed_generation or 0) >= generation:
+                for condition in found.status.conditions or []:
+                    if condition.type == "Progressing" and condition.status == "False":
+                        raise ServingError(f"{what}: {condition.reason}: {condition.message}")
+                state = _state(found)
+                if _is_rolled_out(found):
+                    return
+            time.sleep(self.poll)
+        raise ServingError(f"{what} was not rolled out within {self.timeout:.0f} s: {state}")
+
+
+def _is_rolled_out(deployment: Any) -> bool:
+    """As `kubectl rollout status` tells it."""
+    wanted = deployment.spec.replicas if deployment.spec.replicas is not None else 1
+    status = deployment.status
+    return bool(
+        (status.updated_replicas or 0) == wanted
+        and (status.replicas or 0) == wanted
+        and (status.available_replicas or 0) == wanted
+    )
+
+
+def _state(deployment: Any) -> str:
+    status = deployment.status
+    return (
+        f"{status.updated_replicas or 0} of {deployment.spec.replicas} pods have the new version,"
+        f" {status.available_replicas or 0} are ready, {status.replicas or 0} are there"
+    )
+
+
+def _api() -> client.AppsV1Api:
+    """The API of the cluster that this pod is in, or that the kubeconfig names."""
+    try:
+        config.load_incluster_config()
+    except config.ConfigException:
+        try:
+            config.load_kube_config()
+        except config.ConfigException as error:
+            raise ServingError(f"there is no cluster to roll out on: {error}") from None
+    return client.AppsV1Api()
+
+
+class _told:  # noqa: N801
+    """Turns the client's errors into ours."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, client.ApiException):
+            hints = {
+                401: "the service account's token is not accepted",
+                403: "the service account may not patch it; k8s/pipeline-rbac.yaml allows it",
+                404: "there is none; serving_namespace and serving_deployment name it",
+            }
+            raise ServingError(
+                f"{self.what}: {hints.get(error.status, error.reason)} ({error.status})"
+            ) from None
+        if isinstance(error, urllib3.exceptions.HTTPError):
+            raise ServingError(
+                f"{self.what}: the Kubernetes API cannot be reached ({type(error).__name__})"
+            ) from None

@@ -1,0 +1,91 @@
+"""What the steps of one run found, kept in the store, so that the last step can sum it up.
+
+An exit handler sees no outputs of other steps: they write `runs/<run>/<step>.json`, it reads them.
+"""
+
+import tempfile
+from pathlib import Path
+
+import requests
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from store import Objects
+
+WEBHOOK_SECONDS = 20.0
+# In the order in which the steps are told.
+STEPS = ("ingest", "models", "merge", "train", "gate", "publish", "roll-out")
+
+
+class Note(BaseModel):
+    """What one step has to say: a sentence, and values by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    values: dict[str, JsonValue] = {}
+
+
+def note(objects: Objects, run: str, step: str, text: str, **values: JsonValue) -> None:
+    """Keep what a step has found; a step that is repeated replaces it."""
+    print(text, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "note.json"
+        path.write_text(Note(text=text, values=values).model_dump_json(), encoding="utf-8")
+        objects.upload(path, _key(run, step))
+
+
+def notes(objects: Objects, run: str) -> dict[str, Note]:
+    """Return what the steps of a run have kept, in their order."""
+    there = set(objects.keys(f"runs/{run}/"))
+    return {
+        step: Note.model_validate_json(objects.read(_key(run, step)).data)
+        for step in STEPS
+        if _key(run, step) in there
+    }
+
+
+class Ending(BaseModel):
+    """How a run ended, as Kubeflow tells its exit handler."""
+
+    state: str
+    error: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether no step failed."""
+        return self.state == "SUCCEEDED"
+
+
+def summary(found: dict[str, Note], ending: Ending, run: str) -> str:
+    """The run in Markdown: what it came to, then each step."""
+    roll_out, gate = found.get("roll-out"), found.get("gate")
+    last = roll_out or gate
+    if ending.succeeded and last is not None:
+        head = last.text
+    else:
+        head = f"The run failed{f': {ending.error}' if ending.error else ''}."
+        if last is not None:
+            head += f" {last.text}"
+        if "publish" not in found:
+            head += " Production was not changed."
+    lines = [f"| {step} | {_cell(entry.text)} |" for step, entry in found.items()]
+    table = "\n".join(["| step | |", "|---|---|", *lines]) if lines else "No step got to an end."
+    return f"# Steno retraining\n\n{head}\n\n{table}\n\nRun `{run}`.\n"
+
+
+def tell(url: str, text: str) -> str | None:
+    """Post a summary to a webhook, as Slack, Mattermost and Teams take it; the problem, if any."""
+    try:
+        response = requests.post(url, json={"text": text}, timeout=WEBHOOK_SECONDS)
+    except requests.RequestException as error:
+        # The address itself is a secret: whoever knows it may post.
+        return f"the webhook could not be reached ({type(error).__name__})"
+    return None if response.ok else f"the webhook answered {response.status_code}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _key(run: str, step: str) -> str:
+    return f"runs/{run}/{step}.json"

@@ -1,0 +1,154 @@
+"""Putting a version into production, and taking it back if it does not do its work.
+
+The pointer in the store is moved first, because that is what pods read when they start; then the
+serving release takes the version up, and a recording whose text is known is sent through its endpoint.
+Whatever fails, the pointer and the release go back to the version before.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import jiwer
+import requests
+from pydantic import BaseModel, ConfigDict
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from store import ModelStore
+
+PROBE = "probe.json"
+PROBE_SECONDS = 120.0
+
+
+class RollOutError(RuntimeError):
+    """The version does not serve; the message says why, and what serves now."""
+
+
+class ServingError(RuntimeError):
+    """The serving release does not do what it was asked for."""
+
+
+class Probe(BaseModel):
+    """A recording to send through the endpoint, and the text that has to come back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recording: str
+    """Name of the file, which lies beside."""
+    text: str
+    """What the candidate wrote when it was evaluated."""
+    tolerance: float = 0.2
+    """Share of the words that may differ: batches and machines round differently."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where recordings are posted, and with which headers."""
+
+    url: str
+    headers: dict[str, str] = field(repr=False)  # the token
+
+    def transcribe(self, recording: Path) -> str:
+        """Return the text of a recording. Raises ServingError with the endpoint's own words."""
+        try:
+            response = requests.post(
+                self.url,
+                headers=self.headers,
+                files={"file": (recording.name, recording.read_bytes())},
+                data={"response_format": "json"},
+                timeout=PROBE_SECONDS,
+            )
+        except requests.RequestException as error:
+            raise ServingError(
+                f"{self.url} does not answer ({type(error).__name__}); is the address right?"
+            ) from None
+        if not response.ok:
+            raise ServingError(f"{self.url} answered {response.status_code}: {response.text[:300]}")
+        try:
+            return str(response.json()["text"])
+        except (ValueError, KeyError, TypeError):
+            raise ServingError(f"{self.url} gave no transcript: {response.text[:300]}") from None
+
+
+class Serving(ABC):
+    """A serving release that takes up what the production pointer names."""
+
+    @abstractmethod
+    def take_up(self, version: str) -> Endpoint:
+        """Have the version served, and return when all of the release does.
+
+        Raises:
+            ServingError: it does not, or not in time.
+        """
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a roll-out came to."""
+
+    state: Literal["serving", "rolled back", "not serving"]
+    version: str
+    serves: str | None
+    reason: str
+    heard: str | None = None
+
+
+def roll_out(
+    store: ModelStore, serving: Serving, version: str, expected: str | None, probe: Path
+) -> Outcome:
+    """Make a version serve, or leave what was there before serving.
+
+    A call that was killed can be repeated.
+
+    Args:
+        expected: the version in production that the candidate was compared with.
+        probe: folder with probe.json and its recording.
+
+    Raises:
+        StoreError: the pointer cannot be moved. Conflict: another run moved it meanwhile, so that
+            the comparison no longer holds; nothing was changed.
+    """
+    previous = store.promote(version, expected=expected).previous
+    try:
+        heard = check(serving.take_up(version), probe)
+    except ServingError as error:
+        return _go_back(store, serving, version, previous, str(error))
+    return Outcome("serving", version, version, f"{version} serves", heard)
+
+
+def check(endpoint: Endpoint, folder: Path) -> str:
+    """Send the probe and return what was heard. Raises ServingError if it is not as it was."""
+    probe = Probe.model_validate_json((folder / PROBE).read_text(encoding="utf-8"))
+    heard = endpoint.transcribe(folder / probe.recording)
+    normalize = EnglishTextNormalizer()
+    expected, found = normalize(probe.text), normalize(heard)
+    if expected and jiwer.wer(expected, found) > probe.tolerance:
+        raise ServingError(f"the probe came back as {heard!r}, evaluated it was {probe.text!r}")
+    return heard
+
+
+def _go_back(
+    store: ModelStore, serving: Serving, version: str, previous: str | None, reason: str
+) -> Outcome:
+    if previous is None:
+        return Outcome(
+            "not serving",
+            version,
+            None,
+            f"{version} does not work, and there is no version to go back to: {reason}",
+        )
+    store.promote(previous, expected=version)
+    try:
+        serving.take_up(previous)
+    except ServingError as error:
+        return Outcome(
+            "not serving",
+            version,
+            None,
+            f"{version} does not work: {reason}. The pointer is back at {previous}, but the"
+            f" release does not serve it: {error}",
+        )
+    return Outcome(
+        "rolled back", version, previous, f"{version} does not work: {reason}. {previous} serves"
+    )

@@ -1,0 +1,205 @@
+"""Hot words: words that a caller expects, made likelier while the text is searched for.
+
+Contextual shallow fusion (Zhao et al., "Shallow-Fusion End-to-End Contextual Biasing", Interspeech
+2019): each step of a hypothesis into a hot word earns a bonus, which is taken back when the
+hypothesis leaves the word before its end. All words are followed at once by an automaton (Aho and
+Corasick, "Efficient String Matching", 1975), so a step costs the same for one word and for a hundred.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.tokenizer import Characters, Tokenizer
+
+# Natural logarithm, for each token (accurate) and each letter (fast) of a word of weight 1; chosen on
+# dev, see docs/experiments.md.
+TOKEN_BONUS = 1.5
+LETTER_BONUS = 1.0
+
+# A word's edge in the automaton; tokens and labels are 0 or more.
+EDGE = -1
+
+
+@dataclass(frozen=True)
+class Hotword:
+    """A word or phrase that is expected.
+
+    Attributes:
+        text: as it should be written.
+        weight: how much likelier it gets; 1 is the bonus that was chosen on dev, 0 none.
+    """
+
+    text: str
+    weight: float = 1.0
+
+
+class PhraseTree:
+    """Follows any number of phrases through a sequence of symbols, and says what each step earns.
+
+    What a hypothesis has earned is the bonus of its complete phrases and, until it leaves it, of the
+    one that it is in. A phrase that begins with another one keeps that one's bonus.
+
+    Args:
+        phrases: symbols of each phrase, and the bonus of each symbol.
+    """
+
+    ROOT = 0
+
+    def __init__(self, phrases: Iterable[Sequence[tuple[int, float]]]) -> None:
+        self._next: list[dict[int, int]] = [{}]
+        bonus = [0.0]
+        complete = [False]
+        for phrase in phrases:
+            node = self.ROOT
+            for symbol, earned in phrase:
+                child = self._next[node].setdefault(symbol, len(self._next))
+                if child == len(self._next):
+                    self._next.append({})
+                    bonus.append(earned)
+                    complete.append(False)
+                bonus[child] = max(bonus[child], earned)
+                node = child
+            complete[node] = True
+        # Along a path: what a hypothesis there would lose by leaving, and what reaching it completes.
+        self._at_stake = [0.0] * len(bonus)
+        self._completed = [0.0] * len(bonus)
+        self._fallback = [self.ROOT] * len(bonus)
+        queue = deque([self.ROOT])
+        while queue:
+            node = queue.popleft()
+            for symbol, child in self._next[node].items():
+                if node != self.ROOT:
+                    self._fallback[child] = self._find(self._fallback[node], symbol)
+                stake = self._at_stake[node] + bonus[child]
+                self._at_stake[child] = 0.0 if complete[child] else stake
+                self._completed[child] = max(
+                    stake if complete[child] else 0.0, self._completed[self._fallback[child]]
+                )
+                queue.append(child)
+
+    def _find(self, node: int, symbol: int) -> int:
+        while node != self.ROOT and symbol not in self._next[node]:
+            node = self._fallback[node]
+        return self._next[node].get(symbol, self.ROOT)
+
+    def step(self, node: int, symbol: int) -> tuple[int, float]:
+        """The node after `symbol`, and what the step earns; less than nothing where a phrase breaks."""
+        after = self._find(node, symbol)
+        return after, self._at_stake[after] - self._at_stake[node] + self._completed[after]
+
+    def leave(self, node: int) -> float:
+        """What a symbol earns that stands in no phrase."""
+        return -self._at_stake[node]
+
+    def symbols(self, node: int) -> set[int]:
+        """Those that lead from here to some place in a phrase."""
+        found = set(self._next[node])
+        while node != self.ROOT:
+            node = self._fallback[node]
+            found.update(self._next[node])
+        return found
+
+
+class LetterBias:
+    """Hot words in the labels of the CTC head.
+
+    A word with digits or foreign letters cannot be spelled in them, and is left out.
+
+    Attributes:
+        words: those of all hot words, as the labels spell them.
+        beginnings: what any of these begins with, whole words included.
+    """
+
+    def __init__(self, hotwords: Iterable[Hotword], characters: Characters) -> None:
+        self._space = characters.space
+        spelled = [
+            (characters.encode(word.text), word.weight * LETTER_BONUS)
+            for word in hotwords
+            if characters.covers(word.text)
+        ]
+        self._tree = PhraseTree(
+            [
+                (EDGE, 0.0),
+                *((EDGE, 0.0) if label == self._space else (label, bonus) for label in labels),
+                (EDGE, 0.0),
+            ]
+            for labels, bonus in spelled
+        )
+        self.words = {word for labels, _ in spelled for word in characters.decode(labels).split()}
+        self.beginnings = {word[:n] for word in self.words for n in range(1, len(word) + 1)}
+        self.start, _ = self._tree.step(PhraseTree.ROOT, EDGE)
+
+    def step(self, state: int, label: int) -> tuple[int, float]:
+        """The state after a label, and what it earns."""
+        return self._tree.step(state, EDGE if label == self._space else label)
+
+    def end(self, state: int) -> float:
+        """What the end of the text earns."""
+        _, earned = self._tree.step(state, EDGE)
+        return earned
+
+
+class TokenBias:
+    """Hot words in the decoder's tokens.
+
+    A word counts as written, in lower case, in capitals, and with a capital for each word: what is
+    expected is the word, and where it stands decides how it begins. It always begins after a space;
+    "art" does not make "start" likelier.
+    """
+
+    def __init__(self, hotwords: Iterable[Hotword], tokenizer: Tokenizer) -> None:
+        self._opens = tokenizer.opens_word
+        self._is_opening: list[bool] = self._opens.tolist()
+        self._known: dict[int, tuple[float, float, Tensor, Tensor]] = {}
+        phrases = []
+        for word in hotwords:
+            plain = word.text.replace("’", "'")  # as transcripts have it
+            for text in {plain, plain.lower(), plain.upper(), _capitals(plain)}:
+                phrase = []
+                for token in tokenizer.encode(text):
+                    if self._is_opening[token]:
+                        phrase.append((EDGE, 0.0))
+                    phrase.append((token, word.weight * TOKEN_BONUS))
+                phrases.append([*phrase, (EDGE, 0.0)])
+        self._tree = PhraseTree(phrases)
+        self.start = PhraseTree.ROOT
+
+    def step(self, state: int, token: int) -> int:
+        """The state after a token."""
+        if self._is_opening[token]:
+            state, _ = self._tree.step(state, EDGE)
+        state, _ = self._tree.step(state, token)
+        return state
+
+    def bonuses(self, state: int) -> Tensor:
+        """What each token earns, float32 (vocabulary,)."""
+        # Most texts are at the same few states, above all outside of any phrase.
+        if state not in self._known:
+            self._known[state] = self._bonuses_in_phrases(state)
+        opening, going_on, tokens, earned = self._known[state]
+        bonuses = torch.where(self._opens, opening, going_on)
+        bonuses[tokens] = earned
+        return bonuses
+
+    def _bonuses_in_phrases(self, state: int) -> tuple[float, float, Tensor, Tensor]:
+        """What tokens outside of all phrases earn, opening a word or going on; others, with theirs."""
+        edge, at_edge = self._tree.step(state, EDGE)
+        earned = {}
+        for node, before, opens in ((edge, at_edge, True), (state, 0.0, False)):
+            for token in self._tree.symbols(node) - {EDGE}:
+                if self._is_opening[token] == opens:
+                    earned[token] = before + self._tree.step(node, token)[1]
+        return (
+            at_edge + self._tree.leave(edge),
+            self._tree.leave(state),
+            torch.tensor(list(earned), dtype=torch.long),
+            torch.tensor(list(earned.values()), dtype=torch.float32),
+        )
+
+
+def _capitals(text: str) -> str:
+    return " ".join(word[:1].upper() + word[1:] for word in text.split())

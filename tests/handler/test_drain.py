@@ -1,0 +1,112 @@
+"""When a drain ends, and what counts as work; test_pod.py has it on a real server."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handler.busy import busy, is_busy
+from handler.drain import Drain
+from handler.management import ManagementError, describe
+from handler.server import Ports
+from training.package import ROOT
+
+QUICK = Drain(propagation=0.0, settle=0.3, timeout=5.0)
+
+
+def sequence(*states: bool) -> Callable[[], bool]:
+    """Idle or not, one after the other; the last for ever."""
+    left = list(states)
+    return lambda: left.pop(0) if len(left) > 1 else left[0]
+
+
+def test_it_waits_until_there_is_nothing_left() -> None:
+    seen: list[bool] = []
+    states = sequence(False, False, True)
+
+    def idle() -> bool:
+        seen.append(states())
+        return seen[-1]
+
+    assert QUICK.wait(idle)
+    assert seen[:3] == [False, False, True]
+
+
+def test_a_short_pause_between_two_batches_is_not_the_end() -> None:
+    seen: list[bool] = []
+    states = sequence(True, False, False, True)
+
+    def idle() -> bool:
+        seen.append(states())
+        return seen[-1]
+
+    assert QUICK.wait(idle)
+    assert False in seen  # it looked again after the pause
+
+
+def test_what_never_ends_is_given_up_at_the_deadline() -> None:
+    assert not Drain(propagation=0.0, settle=0.1, timeout=0.6).wait(lambda: False)
+
+
+def test_before_the_propagation_is_over_it_does_not_even_ask() -> None:
+    start = time.monotonic()
+    asked: list[float] = []
+
+    def idle() -> bool:
+        asked.append(time.monotonic() - start)
+        return True
+
+    assert Drain(propagation=0.5, settle=0.0, timeout=5.0).wait(idle)
+    assert asked[0] >= 0.5
+
+
+def test_a_server_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.drain.LOST_SECONDS", 0.5)
+
+    def idle() -> bool:
+        raise ManagementError("gone")
+
+    start = time.monotonic()
+    assert not Drain(propagation=0.0, settle=0.1, timeout=60.0).wait(idle)
+    assert time.monotonic() - start < 30
+
+
+def test_one_slow_answer_does_not_end_it() -> None:
+    answers = iter([True, None, True, True, True, True])
+
+    def idle() -> bool:
+        answer = next(answers)
+        if answer is None:
+            raise ManagementError("slow")
+        return answer
+
+    assert QUICK.wait(idle)
+
+
+def test_busy_is_seen_by_other_processes_and_ends_with_a_killed_worker(tmp_path: Path) -> None:
+    assert not is_busy(tmp_path)
+    with busy(tmp_path), busy(tmp_path):  # two workers
+        assert is_busy(tmp_path)
+    assert not is_busy(tmp_path)
+
+    code = (
+        "import sys, time, pathlib; from handler.busy import busy\n"
+        "with busy(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(600)"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert worker.stdout is not None and worker.stdout.readline() == b"in\n"
+    assert is_busy(tmp_path)
+    worker.kill()
+    worker.wait()
+    assert not is_busy(tmp_path)
+
+
+def test_a_server_that_does_not_answer_is_named() -> None:
+    url = f"http://127.0.0.1:{Ports.free().management}"
+    with pytest.raises(ManagementError, match=url):
+        describe(url, timeout=1)

@@ -1,0 +1,231 @@
+"""The chart, with every set of values that is shipped and many that are not."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from handler.fetch import merge_settings
+from tests.helm.chart import (
+    CHART,
+    CI_FILES,
+    REQUIRED,
+    VALUE_FILES,
+    Manifest,
+    chart,
+    merged,
+    notes,
+    of_kind,
+    render,
+    values_of,
+)
+from tests.helm.checks import collisions, problems
+from tests.helm.crds import KINDS, crd_problems
+from training.package import ROOT
+
+VERSIONS = ("1.37", "1.36", "1.35")
+# The Gateway API has no schema among our packages; checks.py looks at the route.
+WITHOUT_SCHEMA = {"HTTPRoute"}
+
+
+def schema_problems(manifest: Manifest, version: str) -> list[str]:
+    if manifest["kind"] in KINDS:
+        return crd_problems(manifest)
+    if manifest["kind"] in WITHOUT_SCHEMA:
+        return []
+    try:
+        kubernetes_validate.validate(manifest, version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [f"{manifest['kind']} {list(error.path)}: {error.message}"]
+    return []
+
+
+@pytest.mark.parametrize("path", [*VALUE_FILES, *CI_FILES], ids=lambda path: path.stem)
+def test_every_file_of_values_gives_sound_objects(path: Path) -> None:
+    manifests = render(values_of(path))
+    assert [p for m in manifests for v in VERSIONS for p in schema_problems(m, v)] == []
+    assert problems(manifests) == []
+    assert "helm test" in notes(values_of(path))
+
+
+def test_the_promised_files_of_values_are_there() -> None:
+    names = {path.stem for path in VALUE_FILES}
+    assert names == {"cpu-dev", "single-gpu", "multi-gpu", "mig", "production"}
+
+
+def test_helm_finds_no_fault() -> None:
+    found = helm.lint(CHART, values=values_of(CHART / "values" / "production.yaml"))
+    text = str(found)
+    assert "[ERROR]" not in text and "[WARNING]" not in text, text
+
+
+toggles = st.booleans()
+choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "replicas": st.integers(0, 5),
+        "gpu": st.fixed_dictionaries({"count": st.integers(0, 2)}),
+        "fullnameOverride": st.sampled_from(["", "speech", "a" * 60]),
+        "nameOverride": st.sampled_from(["", "asr"]),
+        "model": st.fixed_dictionaries(
+            {
+                "version": st.sampled_from(["", "v7"]),
+                "existingSecret": st.sampled_from(["", "store"]),
+                "caConfigMap": st.sampled_from(["", "ca"]),
+            }
+        ),
+        "auth": st.fixed_dictionaries({"enabled": toggles}),
+        "server": st.fixed_dictionaries(
+            {
+                "workers": st.integers(1, 3),
+                "batchSize": st.none() | st.integers(1, 32),
+                "maxBatchDelay": st.none() | st.integers(0, 100),
+                "handler": st.sampled_from([{}, {"max_audio_seconds": 60}]),
+            }
+        ),
+        "rollout": st.sampled_from(
+            [{"maxSurge": 1}, {"maxSurge": "25%"}, {"maxSurge": 0, "maxUnavailable": "50%"}]
+        ),
+        "drain": st.fixed_dictionaries({"timeoutSeconds": st.integers(16, 4000)}),
+        "autoscaling": st.fixed_dictionaries(
+            {
+                "by": st.sampled_from(["none", "hpa", "keda"]),
+                "minReplicas": st.integers(1, 3),
+                "maxReplicas": st.integers(3, 9),
+                "keda": st.sampled_from([{}, {"activationQuery": "sum(rate(calls[2m]))"}]),
+            }
+        ),
+        "canary": st.fixed_dictionaries({"enabled": toggles, "version": st.just("v8")}),
+        "ingress": st.fixed_dictionaries(
+            {
+                "enabled": st.just(True),
+                "host": st.just("a.example.com"),
+                "tlsSecret": st.sampled_from(["", "tls"]),
+            }
+        ),
+        "gateway": st.fixed_dictionaries(
+            {"enabled": toggles, "parentRefs": st.just([{"name": "public"}])}
+        ),
+        "networkPolicy": st.sampled_from(
+            [{}, {"enabled": False}, {"from": [], "metricsFrom": [], "storeCidrs": []}]
+        ),
+        "podDisruptionBudget": st.fixed_dictionaries({"enabled": toggles}),
+        "serviceAccount": st.sampled_from([{}, {"create": False}, {"name": "speech"}]),
+        "tolerations": st.sampled_from([[], [{"key": "a", "operator": "Exists"}]]),
+        "monitoring": st.fixed_dictionaries(
+            {
+                "serviceMonitor": st.fixed_dictionaries({"enabled": toggles}),
+                "rules": st.fixed_dictionaries(
+                    {"enabled": toggles, "latencySeconds": st.sampled_from([0.5, 1, 2.5, 10])}
+                ),
+                "dashboard": st.fixed_dictionaries({"enabled": toggles}),
+            }
+        ),
+    }
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(choices)
+def test_any_combination_gives_sound_objects(values: dict[str, Any]) -> None:
+    manifests = render(merged(REQUIRED, values))
+    assert problems(manifests) == []
+    assert [p for m in manifests for p in schema_problems(m, VERSIONS[0])] == []
+
+
+@settings(max_examples=10, deadline=None)
+@given(choices.filter(lambda values: not values["fullnameOverride"]))
+def test_two_releases_in_one_namespace_share_nothing(values: dict[str, Any]) -> None:
+    given = merged(REQUIRED, values, {"serviceAccount": {"name": ""}})
+    assert collisions(render(given, release="one"), render(given, release="other")) == []
+
+
+def test_the_pod_gets_the_files_that_serve_locally_byte_for_byte() -> None:
+    (config,) = (
+        item
+        for item in of_kind(render(REQUIRED), "ConfigMap")
+        if item["metadata"]["name"] == "demo-steno"
+    )
+    for name in ("config.properties", "metrics.yaml", "log4j2.xml"):
+        assert config["data"][name] == (ROOT / "handler" / name).read_text()
+    assert set(config["data"]) == {
+        "config.properties",
+        "metrics.yaml",
+        "log4j2.xml",
+        "settings.yaml",
+    }
+
+
+def test_a_packaged_chart_holds_the_files_and_not_links(tmp_path: Path) -> None:
+    archive = Path(str(helm.package(CHART, destination=tmp_path)))
+    with helm.Chart.load(archive) as packaged:
+        assert render(REQUIRED, source=packaged) == render(REQUIRED)
+
+
+def test_the_pods_settings_fit_the_shipped_archive() -> None:
+    shipped = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
+    for path in [*VALUE_FILES, *CI_FILES]:
+        (config,) = (
+            item
+            for item in of_kind(render(values_of(path)), "ConfigMap")
+            if item["metadata"]["name"] == "demo-steno"
+        )
+        settings_of_pod = merge_settings(shipped, yaml.safe_load(config["data"]["settings.yaml"]))
+        workers = chart().merge_values(values_of(path))["server"]["workers"]
+        assert settings_of_pod["minWorkers"] == settings_of_pod["maxWorkers"] == workers
+        open_to_all = chart().merge_values(values_of(path))["auth"]["enabled"] is False
+        assert ("token_file" not in settings_of_pod["handler"]) is open_to_all
+
+
+def test_a_changed_configuration_replaces_the_pods() -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        (deployment,) = of_kind(render(merged(REQUIRED, values)), "Deployment")
+        return str(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum({"server": {"batchSize": 4}}) != checksum({})
+    assert checksum({"replicas": 5}) == checksum({})
+
+
+def test_a_canary_follows_its_own_version_and_never_the_pointer() -> None:
+    manifests = render(values_of(CHART / "ci" / "ingress-canary-values.yaml"))
+
+    def version(track: str) -> str | None:
+        (deployment,) = (
+            item
+            for item in of_kind(manifests, "Deployment")
+            if item["metadata"]["labels"]["steno/track"] == track
+        )
+        fetch = deployment["spec"]["template"]["spec"]["initContainers"][0]
+        return {item["name"]: item.get("value") for item in fetch["env"]}.get("STENO_VERSION")
+
+    assert (version("stable"), version("canary")) == ("v7", "v8")
+    weights = [
+        item["metadata"]["annotations"].get("nginx.ingress.kubernetes.io/canary-weight")
+        for item in of_kind(manifests, "Ingress")
+    ]
+    assert weights == [None, "10"]
+
+
+def test_without_a_pinned_version_the_pointer_is_followed() -> None:
+    (deployment,) = of_kind(render(REQUIRED), "Deployment")
+    fetch = deployment["spec"]["template"]["spec"]["initContainers"][0]
+    assert "STENO_VERSION" not in {item["name"] for item in fetch["env"]}
+
+
+def test_the_repository_holds_links_and_no_copies() -> None:
+    for name in ("config.properties", "metrics.yaml", "log4j2.xml"):
+        assert (CHART / "files" / name).resolve() == ROOT / "handler" / name
+    listed = subprocess.run(
+        ["git", "ls-files", "-s", "helm/steno/files"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert sum(line.startswith("120000") for line in listed.splitlines()) == 4

@@ -1,0 +1,229 @@
+"""Recording rules and alerts, run by Prometheus' own promtool: each fires, and each stays silent."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helm.chart import REQUIRED, merged, of_kind, render
+from tests.helm.promtool import run_promtool
+from training.package import ROOT
+
+LABELS = {"namespace": "speech", "service": "demo-steno-metrics", "track": "stable"}
+
+
+def series(name: str, values: str, **labels: str) -> dict[str, str]:
+    shown = ",".join(f'{key}="{value}"' for key, value in {**LABELS, **labels}.items())
+    return {"series": f"{name}{{{shown}}}", "values": values}
+
+
+def rule_groups() -> dict[str, Any]:
+    values = merged(REQUIRED, {"gpu": {"count": 1}, "monitoring": {"rules": {"enabled": True}}})
+    (rule,) = of_kind(render(values), "PrometheusRule")
+    return {"groups": rule["spec"]["groups"]}
+
+
+ALERTS = {
+    rule["alert"]: rule
+    for group in rule_groups()["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one alert sees for hours, and whether it fires then."""
+
+    alert: str
+    fires: bool
+    series: list[dict[str, str]]
+    at: str = "7h"
+    labels: dict[str, str] = field(default_factory=lambda: LABELS)
+
+
+def requests(errors_per_minute: str) -> list[dict[str, str]]:
+    return [
+        series("ts_inference_requests_total", "0+100x500", pod="a"),
+        series("Requests5XX", f"0+{errors_per_minute}x500", pod="a"),
+    ]
+
+
+def batches(within_10_s: str) -> list[dict[str, str]]:
+    return [
+        series("steno_model_seconds_count", "0+100x500", pod="a"),
+        series("steno_model_seconds_bucket", f"0+{within_10_s}x500", pod="a", le="10.0"),
+    ]
+
+
+def queue(depth: str) -> list[dict[str, str]]:
+    return [
+        series("steno_queue_depth", depth, pod="a"),
+        series("steno_queue_capacity", "64x500", pod="a"),
+    ]
+
+
+def versions(
+    first: str, second: str, production: str = "v7", pinned: str = "false"
+) -> list[dict[str, str]]:
+    return [
+        series("steno_model_info", "1x500", pod="a", version=first, pinned=pinned),
+        series("steno_model_info", "1x500", pod="b", version=second, pinned=pinned),
+        series("steno_production_info", "1x500", pod="a", version=production),
+        series("steno_production_info", "1x500", pod="b", version=production),
+    ]
+
+
+def deployment(wanted: int, available: int) -> list[dict[str, str]]:
+    labels = 'namespace="speech",deployment="demo-steno"'
+    return [
+        {"series": f"kube_deployment_spec_replicas{{{labels}}}", "values": f"{wanted}x500"},
+        {
+            "series": f"kube_deployment_status_replicas_available{{{labels}}}",
+            "values": f"{available}x500",
+        },
+    ]
+
+
+def gpu(used: str) -> list[dict[str, str]]:
+    labels = 'exported_namespace="speech",exported_pod="demo-steno-5d-x",gpu="0"'
+    return [
+        {"series": f"DCGM_FI_DEV_FB_USED{{{labels}}}", "values": f"{used}x500"},
+        {"series": f"DCGM_FI_DEV_FB_FREE{{{labels}}}", "values": "1000x500"},
+    ]
+
+
+GPU = {"exported_namespace": "speech", "exported_pod": "demo-steno-5d-x"}
+DEPLOYMENT = {"namespace": "speech", "deployment": "demo-steno"}
+CASES = [
+    # 0.5 % may fail; 14.4 times that is 7.2 %.
+    Case("StenoErrorsFast", True, requests("8")),
+    Case("StenoErrorsFast", False, requests("6")),
+    # For five minutes only: the hour does not say so.
+    Case(
+        "StenoErrorsFast",
+        False,
+        [*requests("0")[:1], series("Requests5XX", "0x414 0+8x80", pod="a")],
+    ),
+    Case("StenoErrorsSlow", True, requests("4")),
+    Case("StenoErrorsSlow", False, requests("2")),
+    # 5 % may be slow; 14.4 times that is 72 %.
+    Case("StenoLatencyFast", True, batches("20")),
+    Case("StenoLatencyFast", False, batches("40")),
+    Case("StenoLatencySlow", True, batches("60")),
+    Case("StenoLatencySlow", False, batches("80")),
+    Case("StenoQueueGrows", True, queue("40x500")),
+    Case("StenoQueueGrows", False, queue("30x500")),
+    # A peak that is gone after four minutes.
+    Case("StenoQueueGrows", False, queue("0x415 60x3 0x80")),
+    Case("StenoNoReadyWorker", True, [series("steno_ready", "0x500", pod="a")]),
+    Case(
+        "StenoNoReadyWorker",
+        False,
+        [series("steno_ready", "0x500", pod="a"), series("steno_ready", "1x500", pod="b")],
+    ),
+    Case("StenoNoPod", True, deployment(2, 0), labels=DEPLOYMENT),
+    Case("StenoNoPod", False, deployment(2, 1), labels=DEPLOYMENT),
+    Case("StenoNoPod", False, deployment(0, 0), labels=DEPLOYMENT),  # scaled to zero
+    Case("StenoVersionMismatch", True, versions("v7", "v6")),
+    Case("StenoVersionMismatch", True, versions("v6", "v6")),
+    Case("StenoVersionMismatch", False, versions("v7", "v7")),
+    Case("StenoVersionMismatch", False, versions("v6", "v6", pinned="true")),
+    Case("StenoStoreUnreachable", True, [series("steno_store_up", "0x500", pod="a")]),
+    Case("StenoStoreUnreachable", False, [series("steno_store_up", "1x500", pod="a")]),
+    Case(
+        "StenoOutOfMemory",
+        True,
+        [series("steno_errors_total", "0x415 1x80", pod="a", Type="out_of_memory")],
+    ),
+    Case(
+        "StenoOutOfMemory",
+        False,
+        [series("steno_errors_total", "0+1x500", pod="a", Type="not_audio")],
+    ),
+    Case("StenoGpuMemory", True, gpu("24000"), labels=GPU),
+    Case("StenoGpuMemory", False, gpu("15000"), labels=GPU),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rules")
+    (path / "rules.yaml").write_text(yaml.safe_dump(rule_groups()))
+    return path
+
+
+def test_prometheus_reads_the_rules(folder: Path) -> None:
+    done = run_promtool("check", "rules", "rules.yaml", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"SUCCESS: {sum(len(g['rules']) for g in rule_groups()['groups'])} rules" in done.stdout
+
+
+def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_silent() -> None:
+    for fires in (True, False):
+        assert {case.alert for case in CASES if case.fires is fires} == set(ALERTS)
+
+
+def test_the_alerts_fire_when_they_should_and_stay_silent_when_they_should(folder: Path) -> None:
+    tests = []
+    for case in CASES:
+        rule = ALERTS[case.alert]
+        labels = {**case.labels, **rule["labels"], "alertname": case.alert, "alertstate": "firing"}
+        shown = ",".join(f'{key}="{value}"' for key, value in labels.items())
+        firing = [{"labels": f"ALERTS{{{shown}}}", "value": 1}]
+        check = {
+            "expr": f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}',
+            "eval_time": case.at,
+            "exp_samples": firing if case.fires else [],
+        }
+        tests.append({"interval": "1m", "input_series": case.series, "promql_expr_test": [check]})
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "5m", "tests": tests}
+    (folder / "tests.yaml").write_text(yaml.safe_dump(document))
+    done = run_promtool("test", "rules", "tests.yaml", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_recording_rules_give_what_they_say(folder: Path) -> None:
+    inputs = [
+        *requests("5"),
+        *batches("90"),
+        series("ts_inference_latency_microseconds", "0+200000000x500", pod="a"),
+        series("steno_batch_size_sum", "0+100x500", pod="a"),
+        series("steno_queue_depth", "6x500", pod="a"),
+        series("steno_queue_depth", "2x500", pod="b"),
+        series("steno_workers_ready", "1x500", pod="a"),
+        series("steno_workers_ready", "1x500", pod="b"),
+    ]
+    expected = {
+        "steno:requests:rate5m": 100 / 60,
+        "steno:latency_seconds:rate5m": 2.0,
+        "steno:error_ratio:rate5m": 0.05,
+        "steno:error_ratio:rate6h": 0.05,
+        "steno:slow_ratio:rate1h": 0.1,
+        "steno:queue_per_worker": 4.0,
+    }
+    shown = ",".join(f'{key}="{value}"' for key, value in LABELS.items())
+    checks = [
+        {
+            "expr": f"round({name}, 0.0001)",
+            "eval_time": "7h",
+            "exp_samples": [{"labels": f"{{{shown}}}", "value": round(value, 4)}],
+        }
+        for name, value in expected.items()
+    ]
+    tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": checks}]
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "5m", "tests": tests}
+    (folder / "recording.yaml").write_text(yaml.safe_dump(document))
+    done = run_promtool("test", "rules", "recording.yaml", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
+    pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("Steno*.md")}
+    assert pages == set(ALERTS)
+    for name, rule in ALERTS.items():
+        assert rule["annotations"]["runbook_url"] == f"docs/runbooks/{name}.md"
+        assert re.fullmatch(r"[A-Z{].*\.", rule["annotations"]["summary"])

@@ -1,0 +1,125 @@
+"""What the chart refuses, in which words, and how its values are documented."""
+
+from typing import Any
+
+import helm_python as helm
+import pytest
+import yaml
+
+from helm.values_reference import REFERENCE, VALUES, document, entries
+from tests.helm.chart import REQUIRED, chart, merged, notes, render
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"replica": 2}, "replica"),
+        ({"server": {"batchsize": 2}}, "batchsize"),
+        ({"server": {"handler": {"max_audio_second": 2}}}, "max_audio_second"),
+        ({"image": {"tag": "latest"}}, "tag"),
+        ({"image": {"digest": "sha256:12"}}, "digest"),
+        ({"model": {"store": "https://models"}}, "store"),
+        ({"model": {"endpoint": "https://me:password@host"}}, "endpoint"),
+        ({"resources": {"limits": {"memory": None}}}, "memory"),
+        ({"autoscaling": {"by": "both"}}, "by"),
+        ({"canary": {"weight": 101}}, "weight"),
+        ({"monitoring": {"rules": {"latencySeconds": 3}}}, "latencySeconds"),
+        ({"monitoring": {"rules": {"latencyObjective": 90}}}, "latencyObjective"),
+        ({"drain": {"timeoutSeconds": "600s"}}, "timeoutSeconds"),
+        ({"networkPolicy": {"from": [{}]}}, "from"),
+    ],
+)
+def test_a_value_that_is_unknown_or_impossible_is_named(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(helm.HelmError, match=message):
+        render(merged(REQUIRED, values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image": {"repository": ""}}, "image.repository is empty"),
+        ({"model": {"store": ""}}, "model.store is empty"),
+        ({"model": {"claim": "store"}}, "model.store and model.claim are both set"),
+        ({"auth": {"existingSecret": ""}}, "auth.existingSecret is empty"),
+        ({"rollout": {"maxSurge": 0}}, "are both 0"),
+        ({"autoscaling": {"by": "hpa", "minReplicas": 9}}, "minReplicas is 9 and maxReplicas 8"),
+        ({"autoscaling": {"by": "hpa", "minReplicas": 0}}, "only KEDA scales to zero"),
+        ({"autoscaling": {"by": "keda", "minReplicas": 0}}, "activationQuery is empty"),
+        ({"autoscaling": {"by": "keda", "cpuUtilization": 50}}, "are for autoscaling.by=hpa"),
+        ({"autoscaling": {"by": "hpa", "gpuUtilization": 50}}, "gpu.count is 0"),
+        ({"canary": {"enabled": True, "weight": 0}}, "canary.version is empty"),
+        ({"canary": {"enabled": True, "version": "v8"}}, "nothing divides the requests"),
+        ({"ingress": {"enabled": True}}, "ingress.host is empty"),
+        ({"gateway": {"enabled": True}}, "gateway.parentRefs is empty"),
+        ({"certificate": {"enabled": True}}, "needs ingress.host and ingress.tlsSecret"),
+        ({"server": {"handler": {"token_file": "/etc/passwd"}}}, "is the chart's to set"),
+        (
+            {"drain": {"propagationSeconds": 60, "timeoutSeconds": 60}},
+            "drain.timeoutSeconds is 60 and propagationSeconds 60",
+        ),
+        ({"resources": {"requests": {"memory": "8Gi"}}}, "more memory than its limit"),
+    ],
+)
+def test_a_combination_that_cannot_work_is_refused_with_what_would(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(helm.HelmError, match=message):
+        render(merged(REQUIRED, values))
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(helm.HelmError) as caught:
+        render({})
+    for name in ("image.repository", "model.store", "auth.existingSecret"):
+        assert name in str(caught.value)
+
+
+def test_every_value_is_documented_and_the_reference_is_current() -> None:
+    text = VALUES.read_text()
+    assert REFERENCE.read_text() == document(text), "run: python -m helm.values_reference"
+    # Every leaf is covered by an entry.
+    paths = [entry.path for entry in entries(text)]
+
+    def covered(values: dict[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            path = f"{prefix}{key}"
+            if path not in paths:
+                assert isinstance(value, dict) and value, f"{path} is not documented"
+                covered(value, f"{path}.")
+
+    covered(yaml.safe_load(text), "")
+
+
+def test_a_value_without_a_comment_is_found() -> None:
+    with pytest.raises(ValueError, match=r"a\.b has no comment"):
+        entries("a:\n  b: 1\n")
+
+
+def test_schema_and_values_have_the_same_keys() -> None:
+    schema = chart().schema
+    assert schema is not None
+
+    def same(values: dict[str, Any], node: dict[str, Any], path: str) -> None:
+        if "properties" not in node:
+            return
+        known = set(node["properties"]) - {"global"}
+        # What goes to the handler has no default in the chart.
+        if path == "/server/handler":
+            return
+        assert known == set(values), path
+        for key, value in values.items():
+            if isinstance(value, dict):
+                same(value, node["properties"][key], f"{path}/{key}")
+
+    same(yaml.safe_load(VALUES.read_text()), schema, "")
+
+
+def test_the_notes_tell_how_to_call_what_was_installed() -> None:
+    plain = notes(REQUIRED)
+    assert "port-forward" in plain and "get secret steno-tokens" in plain
+    ingress = {"enabled": True, "host": "a.example.com", "tlsSecret": "tls"}
+    reached = notes(merged(REQUIRED, {"ingress": ingress}))
+    assert "URL=https://a.example.com/v1/audio/transcriptions" in reached
+    assert "no token is asked for" in notes(merged(REQUIRED, {"auth": {"enabled": False}}))

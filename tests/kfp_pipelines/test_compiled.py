@@ -1,0 +1,100 @@
+"""The YAML that is committed is the pipeline's, and asks the cluster for what the steps need."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from kfp_pipelines.compiled import COMPILED, DOCUMENT, compile_yaml, parameter_table
+
+CACHED = {"prepare", "merge", "train", "evaluate", "package"}
+
+
+@pytest.fixture(scope="module")
+def documents() -> tuple[dict[str, Any], dict[str, Any]]:
+    pipeline, platform = yaml.safe_load_all(compile_yaml())
+    return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+@pytest.fixture(scope="module")
+def tasks(documents: tuple[dict[str, Any], Any]) -> dict[str, Any]:
+    """All tasks of the pipeline and the graphs within it, by name."""
+    components = documents[0]["components"].values()
+    graphs = [documents[0]["root"], *components]
+    return {
+        name: task
+        for graph in graphs
+        for name, task in graph.get("dag", {}).get("tasks", {}).items()
+    }
+
+
+def test_the_committed_yaml_is_in_step_with_the_code() -> None:
+    assert COMPILED.read_text() == compile_yaml(), "run `python -m kfp_pipelines compile`"
+
+
+def test_the_document_tells_every_parameter() -> None:
+    assert parameter_table(compile_yaml()) in DOCUMENT.read_text()
+
+
+def test_every_parameter_has_a_description(documents: tuple[dict[str, Any], Any]) -> None:
+    inputs = documents[0]["root"]["inputDefinitions"]["parameters"]
+    assert [name for name, entry in inputs.items() if not entry.get("description")] == []
+    needed = [name for name, entry in inputs.items() if "defaultValue" not in entry]
+    assert sorted(needed) == ["data_manifest", "store"]
+
+
+def test_training_gets_its_gpu_its_nodes_shared_memory_and_further_attempts(
+    documents: tuple[dict[str, Any], dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    pipeline, platform = documents
+    container = pipeline["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    asked = platform["exec-train"]
+    assert asked["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert "train_node_selector" in str(asked["nodeSelector"])
+    memory = next(mount for mount in asked["emptyDirMounts"] if mount["mountPath"] == "/dev/shm")
+    assert memory["medium"] == "Memory"
+    assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
+
+
+def test_every_graph_is_given_what_its_tasks_refer_to(
+    documents: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    """The compiler forgets a parameter that only a resource limit refers to."""
+    pipeline, _ = documents
+    for graph in [pipeline["root"], *pipeline["components"].values()]:
+        given = graph.get("inputDefinitions", {}).get("parameters", {})
+        for name, task in graph.get("dag", {}).get("tasks", {}).items():
+            for value in task.get("inputs", {}).get("parameters", {}).values():
+                if reference := value.get("componentInputParameter"):
+                    assert reference in given, name
+
+
+def test_every_step_finds_the_store_and_can_be_repeated(
+    documents: tuple[dict[str, Any], dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    for executor, asked in documents[1].items():
+        (secret, *_) = asked["secretAsEnv"]
+        assert secret["secretNameParameter"]["runtimeValue"]["constant"] == "steno-store", executor
+        assert secret["optional"] is True
+    steps = {name for name, task in tasks.items() if f"exec-{name}" in documents[1]}
+    assert {name for name in steps if "retryPolicy" not in tasks[name]} == set()
+
+
+def test_what_depends_on_its_inputs_alone_is_cached_and_nothing_else(
+    documents: tuple[dict[str, Any], dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    steps = {name for name in tasks if f"exec-{name}" in documents[1]}
+    assert {n for n in steps if tasks[n].get("cachingOptions", {}).get("enableCache")} == CACHED
+
+
+def test_no_step_installs_anything(documents: tuple[dict[str, Any], Any]) -> None:
+    assert "pip install" not in str(documents[0])
+
+
+def test_another_image_is_taken_for_all_steps(documents: tuple[dict[str, Any], Any]) -> None:
+    pipeline = next(yaml.safe_load_all(compile_yaml("registry.example/train:7")))
+    executors = pipeline["deploymentSpec"]["executors"].values()
+    assert {executor["container"]["image"] for executor in executors} == {
+        "registry.example/train:7"
+    }

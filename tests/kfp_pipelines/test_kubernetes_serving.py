@@ -1,0 +1,74 @@
+"""A Deployment's pods are replaced, and waited for until the last is ready."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kfp_pipelines.kubernetes_serving import ANNOTATION, KubernetesServing
+from kfp_pipelines.rollout import ServingError
+from tests.kfp_pipelines.kubernetes_api import TOKEN, KubernetesApi
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
+    with KubernetesApi() as api:
+        api.write_kubeconfig(tmp_path / "kubeconfig")
+        monkeypatch.setattr(
+            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION",
+            str(tmp_path / "kubeconfig"),
+        )
+        yield api
+
+
+def serving(deployment: str = "steno", timeout: float = 20.0) -> KubernetesServing:
+    url = "http://steno.speech.svc/predictions/asr"
+    return KubernetesServing("speech", deployment, url, timeout, poll=0.01)
+
+
+def test_pods_are_replaced_and_waited_for(
+    cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STENO_TOKEN", "endpoint-token")
+    endpoint = serving().take_up("v7")
+    assert cluster.annotations[ANNOTATION] == "v7"
+    assert cluster.ready == cluster.replicas
+    assert endpoint.headers == {"Authorization": "Bearer endpoint-token"}
+
+
+def test_the_same_version_again_replaces_the_pods_again(cluster: KubernetesApi) -> None:
+    serving().take_up("v7")
+    first = dict(cluster.annotations)
+    serving().take_up("v7")
+    assert cluster.annotations != first
+
+
+def test_a_release_that_is_scaled_to_nothing_is_not_waited_for(cluster: KubernetesApi) -> None:
+    cluster.replicas = 0
+    serving().take_up("v7")
+
+
+def test_pods_that_do_not_get_ready_are_an_error_with_the_clusters_reason(
+    cluster: KubernetesApi,
+) -> None:
+    cluster.stuck = "ReplicaSet has timed out progressing."
+    with pytest.raises(ServingError, match="ProgressDeadlineExceeded: ReplicaSet has timed out"):
+        serving().take_up("v7")
+
+
+def test_the_wait_has_an_end(cluster: KubernetesApi) -> None:
+    cluster.replicas = 10_000
+    with pytest.raises(ServingError, match=r"not rolled out within 0 s: \d+ of 10000 pods"):
+        serving(timeout=0.2).take_up("v7")
+
+
+def test_a_deployment_that_is_not_there_is_named(cluster: KubernetesApi) -> None:
+    with pytest.raises(ServingError, match="Deployment speech/other: there is none; .*serving_"):
+        serving("other").take_up("v7")
+
+
+def test_a_refused_token_is_told_and_not_shown(cluster: KubernetesApi, tmp_path: Path) -> None:
+    cluster.write_kubeconfig(tmp_path / "kubeconfig", token=f"old-{TOKEN}")
+    with pytest.raises(ServingError, match="token is not accepted") as caught:
+        serving().take_up("v7")
+    assert TOKEN not in str(caught.value)

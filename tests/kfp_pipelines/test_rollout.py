@@ -1,0 +1,181 @@
+"""A version that works takes production over; one that does not leaves the former one serving."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from kfp_pipelines import record, steps
+from kfp_pipelines.rollout import (
+    Endpoint,
+    Outcome,
+    RollOutError,
+    Serving,
+    ServingError,
+    roll_out,
+)
+from store import Conflict, ModelStore, StoreConfig
+
+RIGHT = "please stop the recording now"
+
+
+class Release(Serving):
+    """A release whose versions answer as told: a text, a status, or an error when taken up."""
+
+    def __init__(self, url: str, answers: dict[str, str | int | ServingError]) -> None:
+        self.url, self.answers = url, answers
+        self.taken: list[str] = []
+
+    def take_up(self, version: str) -> Endpoint:
+        self.taken.append(version)
+        answer = self.answers[version]
+        if isinstance(answer, ServingError):
+            raise answer
+        return Endpoint(f"{self.url}/{answer}", {"Authorization": "Bearer secret-token"})
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A server that answers with its path: as a status if that is a number, else as the text."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.headers["Authorization"] == "Bearer secret-token"
+            self.rfile.read(int(self.headers["Content-Length"]))
+            path = self.path.strip("/").replace("%20", " ")
+            self.send_response(int(path) if path.isdecimal() else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"text": path}).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def serving(models: ModelStore) -> str | None:
+    current = models.production()
+    return current.version if current else None
+
+
+def attempt(models: ModelStore, release: Release, evaluation: Path) -> Outcome:
+    return roll_out(models, release, "v2", "v1", evaluation / "probe")
+
+
+def test_a_version_that_transcribes_the_probe_serves(
+    models: ModelStore, url: str, evaluation: Path
+) -> None:
+    release = Release(url, {"v2": RIGHT})
+    outcome = attempt(models, release, evaluation)
+    assert (outcome.state, outcome.serves, outcome.heard) == ("serving", "v2", RIGHT)
+    assert serving(models) == "v2"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("good morning to all of you", "the probe came back as 'good morning"),
+        (503, "answered 503"),
+        (ServingError("no worker was READY"), "no worker was READY"),
+    ],
+    ids=["other text", "error", "not ready"],
+)
+def test_a_version_that_does_not_is_taken_back(
+    models: ModelStore,
+    url: str,
+    evaluation: Path,
+    answer: str | int | ServingError,
+    reason: str,
+) -> None:
+    release = Release(url, {"v1": RIGHT, "v2": answer})
+    outcome = attempt(models, release, evaluation)
+    assert (outcome.state, outcome.serves) == ("rolled back", "v1")
+    assert reason in outcome.reason
+    assert release.taken == ["v2", "v1"]
+    assert serving(models) == "v1"
+
+
+def test_an_endpoint_that_is_not_there_is_a_failed_probe(
+    models: ModelStore, evaluation: Path
+) -> None:
+    release = Release("http://127.0.0.1:1", {"v1": "", "v2": ""})
+    assert "does not answer (ConnectionError)" in attempt(models, release, evaluation).reason
+
+
+def test_a_way_back_that_fails_too_is_told(models: ModelStore, url: str, evaluation: Path) -> None:
+    release = Release(url, {"v1": ServingError("no nodes"), "v2": 500})
+    outcome = attempt(models, release, evaluation)
+    assert outcome.state == "not serving"
+    assert (
+        "The pointer is back at v1, but the release does not serve it: no nodes" in outcome.reason
+    )
+    assert serving(models) == "v1"
+
+
+def test_a_first_version_that_fails_has_nothing_to_go_back_to(
+    tmp_path: Path, url: str, evaluation: Path
+) -> None:
+    models = ModelStore.open(StoreConfig(url=str(tmp_path / "empty")))
+    (tmp_path / "one").write_bytes(b"1")
+    models.publish(tmp_path / "one", version="v1", metrics={}, data_fingerprint="f", commit="c")
+    outcome = roll_out(models, Release(url, {"v1": 500}), "v1", None, evaluation / "probe")
+    assert outcome.state == "not serving"
+    assert "there is no version to go back to" in outcome.reason
+
+
+def test_a_comparison_with_a_version_that_serves_no_more_changes_nothing(
+    models: ModelStore, url: str, evaluation: Path
+) -> None:
+    release = Release(url, {"v1": RIGHT, "v2": RIGHT})
+    with pytest.raises(Conflict, match="v1 is in production, not nothing"):
+        roll_out(models, release, "v2", None, evaluation / "probe")
+    assert (serving(models), release.taken) == ("v1", [])
+
+
+def test_a_roll_out_that_was_killed_can_be_repeated_and_still_goes_back(
+    models: ModelStore, url: str, evaluation: Path
+) -> None:
+    models.promote("v2", expected="v1")  # as far as the first attempt came
+    outcome = attempt(models, Release(url, {"v1": RIGHT, "v2": 500}), evaluation)
+    assert (outcome.state, serving(models)) == ("rolled back", "v1")
+
+
+def test_a_run_that_was_overtaken_says_so(
+    models: ModelStore,
+    store: StoreConfig,
+    url: str,
+    evaluation: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "KubernetesServing", lambda **_: Release(url, {}))
+    settings = {"namespace": "n", "deployment": "d", "url": "u"}
+    with pytest.raises(RollOutError, match="v1 is in production, not v0. Start another run"):
+        steps.put_into_production(store.url, "v2", "v0", evaluation, settings, "run-1")
+    assert "v2 was not rolled out" in record.notes(models.objects, "run-1")["roll-out"].text
+    assert serving(models) == "v1"
+
+
+def test_a_run_that_was_rolled_back_fails_and_its_summary_says_so(
+    models: ModelStore,
+    store: StoreConfig,
+    url: str,
+    evaluation: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = Release(url, {"v1": RIGHT, "v2": 500})
+    monkeypatch.setattr(steps, "KubernetesServing", lambda **_: release)
+    settings = {"namespace": "n", "deployment": "d", "url": "u"}
+    with pytest.raises(RollOutError, match="rolled back: v2 does not work"):
+        steps.put_into_production(store.url, "v2", "v1", evaluation, settings, "run-1")
+    found = record.notes(models.objects, "run-1")
+    text = record.summary(found, record.Ending(state="FAILED"), "run-1")
+    assert "The run failed. rolled back: v2 does not work" in text and "v1 serves" in text

@@ -1,0 +1,148 @@
+"""Make an n-gram of words from plain text, for mode `fast`.
+
+    python -m training.language_model --text moby.txt austen.txt --held-out dev.jsonl test.jsonl \
+        --order 3 --output lm.arpa
+
+Texts are UTF-8, with an empty line between paragraphs. Words are those that the CTC head can write. A
+sentence that shares six words in a row with a held-out text is left out, so that no figure gains from
+having read the answer.
+"""
+
+import argparse
+import math
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from training.files import atomic_writer
+from training.sentences import END, PARAGRAPH, read_words, runs
+from training.spoken import read_plain_text, words_of
+
+ORDERS = range(2, 6)
+# One of the highest order that stands once in the text tells little and takes most of the room; its
+# share goes to backing off. SRILM drops them, too.
+LEAST = 2
+START, END_OF_SENTENCE = "<s>", "</s>"
+
+Gram = tuple[str, ...]
+
+
+def sentences_of(text: str) -> Iterator[list[str]]:
+    """The words of each sentence of a plain text, as the CTC head spells them."""
+    for paragraph in PARAGRAPH.split(text):
+        for sentence in END.split(" ".join(paragraph.split())):
+            if words := words_of(sentence):
+                yield words
+
+
+def count(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gram]]:
+    """How often n-grams of each order up to `order` stand in the sentences, as Kneser and Ney count.
+
+    The highest order is counted plainly, and so are those that begin a sentence; of all others it is
+    counted after how many different words they stand.
+    """
+    counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
+    for sentence in sentences:
+        words = (START, *sentence, END_OF_SENTENCE)
+        for first in range(len(words) - order + 1):
+            counts[-1][words[first : first + order]] += 1
+        for length in range(1, min(order, len(words) + 1)):
+            counts[length - 1][words[:length]] += 1
+    for shorter, longer in zip(counts[-2::-1], counts[:0:-1], strict=True):
+        for gram in longer:
+            shorter[gram[1:]] += 1
+    return counts
+
+
+def arpa(counts: Sequence[Counter[Gram]]) -> Iterator[str]:
+    """Lines of an ARPA file with interpolated Kneser-Ney probabilities, one discount for each order.
+
+    Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling", 1999,
+    section 3; their formula for the discount.
+    """
+    order = len(counts)
+    vocabulary = len(counts[0].keys() - {(START,)})
+    shorter: dict[Gram, float] = {(): 1 / vocabulary}
+    tables: list[dict[Gram, float]] = []
+    backing_off: dict[Gram, float] = {}
+    for length, grams in enumerate(counts, 1):
+        discount = _discount(grams)
+        totals: defaultdict[Gram, float] = defaultdict(float)
+        kept: defaultdict[Gram, float] = defaultdict(float)
+        table: dict[Gram, float] = {}
+        for gram, n in grams.items():
+            if gram == (START,):  # nothing predicts it
+                continue
+            totals[gram[:-1]] += n
+            if length < order or n >= LEAST:
+                kept[gram[:-1]] += n - discount
+                table[gram] = n - discount
+        left = {history: 1 - kept[history] / total for history, total in totals.items()}
+        for gram, share in table.items():
+            history = gram[:-1]
+            table[gram] = share / totals[history] + left[history] * shorter[gram[1:]]
+        backing_off |= left
+        tables.append(table)
+        shorter = table
+    yield "\\data\\"
+    tables[0][(START,)] = 1e-99
+    for length, table in enumerate(tables, 1):
+        yield f"ngram {length}={len(table)}"
+    for length, table in enumerate(tables, 1):
+        yield f"\n\\{length}-grams:"
+        for gram, probability in table.items():
+            line = f"{math.log10(probability):.6f}\t{' '.join(gram)}"
+            if gram in backing_off:
+                line += f"\t{math.log10(backing_off[gram]):.6f}"
+            yield line
+    yield "\n\\end\\"
+
+
+def _discount(grams: Counter[Gram]) -> float:
+    once = sum(n == 1 for n in grams.values())
+    twice = sum(n == 2 for n in grams.values())
+    return once / (once + 2 * twice) if once and twice else 0.5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.language_model", description="Make an n-gram for mode fast."
+    )
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="plain text, UTF-8")
+    parser.add_argument("--held-out", type=Path, nargs="*", default=[], help="manifests")
+    parser.add_argument("--order", type=int, choices=ORDERS, default=3, help="most words in a row")
+    parser.add_argument("--output", type=Path, required=True, help="ARPA file")
+    args = parser.parse_args(arguments)
+    left_out = used = 0
+
+    def kept() -> Iterator[list[str]]:
+        nonlocal left_out, used
+        for path in args.text:
+            for words in sentences_of(read_plain_text(path)):
+                if held_out.isdisjoint(runs(words)):
+                    used += len(words)
+                    yield words
+                else:
+                    left_out += 1
+
+    try:
+        held_out = {run for words in read_words(args.held_out) for run in runs(words)}
+        counts = count(kept(), args.order)
+        if not used:
+            raise ValueError("the texts hold no sentence that can be used")
+        with atomic_writer(args.output) as file:
+            file.writelines(f"{line}\n".encode() for line in arpa(counts))
+    except (OSError, ValueError) as error:
+        print(f"language_model: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, from {used} words;"
+        f" {left_out} sentences are too like held-out texts"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
