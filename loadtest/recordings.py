@@ -58,7 +58,8 @@ class Recording:
         """Say what is wrong with an answer; None if it is what this recording must get."""
         said = body[:200].decode("utf-8", "replace")
         if self.kind == "bad":
-            return None if 400 <= status < 500 else f"a bad file got {status}: {said}"
+            refused = 400 <= status < 500 and status != 401  # which would be our token's fault
+            return None if refused else f"a bad file got {status}: {said}"
         if status != 200:
             return f"{status}: {said}"
         if "json" not in self.fields["response_format"]:

@@ -44,7 +44,7 @@ def test_what_counts_as_an_answer() -> None:
     for status, body in ((400, b"{}"), (503, b""), (200, b"<html>"), (200, b'{"text": 1}')):
         assert good.problem(status, body)
     assert bad.problem(400, b"{}") is None and bad.problem(413, b"") is None
-    for status in (200, 500, 503):
+    for status in (200, 401, 500, 503):
         assert bad.problem(status, b"")
 
 
