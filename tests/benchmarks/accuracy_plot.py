@@ -20,7 +20,11 @@ _COLOURS = {
     "PocketSphinx": "#777777",
 }
 _MARKERS = {
+    "bfloat16, beam 3": "o",
+    "bfloat16, beam 1": "X",
     "bfloat16": "o",
+    "float32, beam 3": "s",
+    "float32, beam 1": "P",
     "float32": "s",
     "float32, beam 5": "s",
     "int8, beam 5": "^",
