@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from functools import cache
 from typing import Any
 
+from handler.launch import Addresses
 from tests.helm.chart import NAMESPACE, Manifest, of_kind
 
 Check = Callable[[list[Manifest]], Iterator[str]]
@@ -156,6 +157,36 @@ def ports_exist(manifests: list[Manifest]) -> Iterator[str]:
                     yield f"the HTTPRoute leads to {backend}"
             if sum(backend["weight"] for backend in rule["backendRefs"]) != 100:
                 yield "the HTTPRoute's weights are not 100 together"
+
+
+@check
+def grpc_is_open_all_the_way_or_closed(manifests: list[Manifest]) -> Iterator[str]:
+    for deployment in of_kind(manifests, "Deployment"):
+        name, pod = deployment["metadata"]["name"], deployment["spec"]["template"]
+        labels = pod["metadata"]["labels"]
+        server = next(item for item in pod["spec"]["containers"] if item["name"] == "server")
+        port = Addresses.grpc_inference
+        listens = options_of(server["args"]).get("--grpc-host", Addresses.grpc_host) == "0.0.0.0"
+        agree = {"the container": port in ports_of(pod).values()}
+        for service in of_kind(manifests, "Service"):
+            names = {item["name"] for item in service["spec"]["ports"]}
+            if "http" in names and matches(service["spec"]["selector"], labels):
+                agree[f"Service {service['metadata']['name']}"] = any(
+                    ports_of(pod).get(item["targetPort"]) == port
+                    for item in service["spec"]["ports"]
+                )
+        for policy in of_kind(manifests, "NetworkPolicy"):
+            if matches(policy["spec"]["podSelector"]["matchLabels"], labels):
+                agree["the NetworkPolicy"] = any(
+                    {port, Addresses.inference} <= {item["port"] for item in rule["ports"]}
+                    for rule in policy["spec"]["ingress"]
+                )
+        for who, opens in agree.items():
+            if opens != listens:
+                said = "listens beyond loopback" if listens else "does not listen"
+                yield f"gRPC of {name} {said}, and {who} {'opens' if opens else 'closes'} it"
+        if listens and "--open" not in server["args"]:
+            yield f"gRPC of {name} is open to callers whom HTTP would ask for a token"
 
 
 @check

@@ -80,6 +80,7 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
             }
         ),
         "auth": st.fixed_dictionaries({"enabled": toggles}),
+        "service": st.fixed_dictionaries({"grpc": st.fixed_dictionaries({"enabled": toggles})}),
         "server": st.fixed_dictionaries(
             {
                 "workers": st.integers(1, 3),
@@ -130,9 +131,13 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
+def can_go_together(values: dict[str, Any]) -> bool:
+    return not (values["auth"]["enabled"] and values["service"]["grpc"]["enabled"])
+
+
 @pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(choices)
+@given(choices.filter(can_go_together))
 def test_any_combination_gives_sound_objects(values: dict[str, Any]) -> None:
     manifests = render(merged(REQUIRED, values))
     assert problems(manifests) == []
@@ -140,7 +145,7 @@ def test_any_combination_gives_sound_objects(values: dict[str, Any]) -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(choices.filter(lambda values: not values["fullnameOverride"]))
+@given(choices.filter(lambda v: can_go_together(v) and not v["fullnameOverride"]))
 def test_two_releases_in_one_namespace_share_nothing(values: dict[str, Any]) -> None:
     given = merged(REQUIRED, values, {"serviceAccount": {"name": ""}})
     assert collisions(render(given, release="one"), render(given, release="other")) == []
@@ -210,6 +215,20 @@ def test_a_canary_follows_its_own_version_and_never_the_pointer() -> None:
         for item in of_kind(manifests, "Ingress")
     ]
     assert weights == [None, "10"]
+
+
+def test_grpc_is_offered_by_each_track_where_it_is_asked_for() -> None:
+    def offered(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        return {
+            service["metadata"]["name"]: {port["name"]: port for port in service["spec"]["ports"]}
+            for service in of_kind(render(values), "Service")
+        }
+
+    found = offered(values_of(CHART / "ci" / "grpc-values.yaml"))
+    for track in ("demo-steno", "demo-steno-canary"):
+        assert found[track]["grpc"]["port"] == 50051
+        assert found[track]["grpc"]["appProtocol"] == "kubernetes.io/h2c"
+    assert set(offered(REQUIRED)["demo-steno"]) == {"http"}
 
 
 def test_without_a_pinned_version_the_pointer_is_followed() -> None:

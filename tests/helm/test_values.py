@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from helm.values_reference import REFERENCE, VALUES, document, entries
-from tests.helm.chart import REQUIRED, chart, merged, notes, render
+from tests.helm.chart import CHART, REQUIRED, chart, merged, notes, render, values_of
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ from tests.helm.chart import REQUIRED, chart, merged, notes, render
         ({"monitoring": {"rules": {"latencyObjective": 90}}}, "latencyObjective"),
         ({"drain": {"timeoutSeconds": "600s"}}, "timeoutSeconds"),
         ({"networkPolicy": {"from": [{}]}}, "from"),
+        ({"service": {"grpc": {"port": 0}}}, "port"),
     ],
 )
 def test_a_value_that_is_unknown_or_impossible_is_named(
@@ -43,6 +44,11 @@ def test_a_value_that_is_unknown_or_impossible_is_named(
         ({"model": {"store": ""}}, "model.store is empty"),
         ({"model": {"claim": "store"}}, "model.store and model.claim are both set"),
         ({"auth": {"existingSecret": ""}}, "auth.existingSecret is empty"),
+        ({"service": {"grpc": {"enabled": True}}}, "cannot show a token. Set auth.enabled=false"),
+        (
+            {"auth": {"enabled": False}, "service": {"port": 7070, "grpc": {"enabled": True}}},
+            "service.port and service.grpc.port are both 7070",
+        ),
         ({"rollout": {"maxSurge": 0}}, "are both 0"),
         ({"autoscaling": {"by": "hpa", "minReplicas": 9}}, "minReplicas is 9 and maxReplicas 8"),
         ({"autoscaling": {"by": "hpa", "minReplicas": 0}}, "only KEDA scales to zero"),
@@ -123,3 +129,5 @@ def test_the_notes_tell_how_to_call_what_was_installed() -> None:
     reached = notes(merged(REQUIRED, {"ingress": ingress}))
     assert "URL=https://a.example.com/v1/audio/transcriptions" in reached
     assert "no token is asked for" in notes(merged(REQUIRED, {"auth": {"enabled": False}}))
+    grpc = notes(values_of(CHART / "ci" / "grpc-values.yaml"))
+    assert "is on port 50051 of service/demo-steno" in grpc and "gRPC" not in plain

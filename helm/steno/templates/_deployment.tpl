@@ -118,8 +118,14 @@ spec:
             {{- if not $v.auth.enabled }}
             - --open
             {{- end }}
+            {{- if $v.service.grpc.enabled }}
+            - --grpc-host=0.0.0.0
+            {{- end }}
           ports:
             - {name: http, containerPort: 8080, protocol: TCP}
+            {{- if $v.service.grpc.enabled }}
+            - {name: grpc, containerPort: 7070, protocol: TCP}
+            {{- end }}
             - {name: metrics, containerPort: 8082, protocol: TCP}
           # The exporter knows whether a worker is READY; TorchServe's /ping does not.
           startupProbe:

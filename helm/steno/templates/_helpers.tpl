@@ -139,6 +139,14 @@ handler:
 {{- if and $v.auth.enabled (not $v.auth.existingSecret) -}}
 {{- $problems = append $problems "auth.existingSecret is empty: make one (kubectl create secret generic steno-tokens --from-literal=tokens=$(openssl rand -hex 32)), or set auth.enabled=false if a gateway asks for tokens" -}}
 {{- end -}}
+{{- if $v.service.grpc.enabled -}}
+{{- if $v.auth.enabled -}}
+{{- $problems = append $problems "service.grpc.enabled and auth.enabled are both true: TorchServe hands no header of a gRPC call to the handler, so its callers cannot show a token. Set auth.enabled=false and let a gateway ask (mutual TLS, its own tokens), or leave gRPC off" -}}
+{{- end -}}
+{{- if eq (int $v.service.port) (int $v.service.grpc.port) -}}
+{{- $problems = append $problems (printf "service.port and service.grpc.port are both %d: give gRPC a port of its own" (int $v.service.port)) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq ($v.rollout.maxSurge | toString) "0") (eq ($v.rollout.maxUnavailable | toString) "0") -}}
 {{- $problems = append $problems "rollout.maxSurge and rollout.maxUnavailable are both 0: no pod could be replaced" -}}
 {{- end -}}
