@@ -133,8 +133,8 @@ class Recognizer:
         checkpoint: the network and its tokenizers; it is moved to the device and precision.
         device: "cpu", "cuda", "cuda:1", …; "auto" is CUDA where there is one.
         dtype: "float32" or "bfloat16"; "auto" is bfloat16 where the device has matrix units for it
-            (GPUs, CPUs with AMX). On a CPU, bfloat16 has the decoder's weights in int8 when it writes
-            for one or two clips.
+            (GPUs, CPUs with AMX or AVX-512's bfloat16). On a CPU, bfloat16 has the decoder's weights in
+            int8 when it writes for one or two clips.
         max_batch_seconds: most padded audio in one forward pass; it bounds memory.
         language_model: an n-gram that judges the words of mode "fast".
 
