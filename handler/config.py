@@ -20,8 +20,8 @@ class HandlerConfig(BaseModel):
     """An n-gram for mode fast, its ARPA file inside the archive; `training.package` sets it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU that TorchServe gives to this worker, the CPU where there is none."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 where the device has matrix units for it (newer GPUs, CPUs with AMX)."""
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Of matrix products; auto: the fastest that the device has units for (`model.precision`)."""
     max_batch_seconds: PositiveFloat = 120.0
     """Padded seconds of audio in one forward pass."""
     max_audio_seconds: PositiveFloat = 3600.0

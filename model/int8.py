@@ -1,14 +1,11 @@
-"""Weights as int8 with one scale for each output row: half the bytes of float16."""
+"""Weights as int8 with one scale for each output row: half the bytes of float16, and fast products."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
-# Up to so many rows the product waits for the weights to arrive from memory, and fewer bytes win;
-# beyond, the bfloat16 product of matrix units does (on 2 cores with AMX int8 was 3 to 4 times as fast
-# for 1 row, and no faster for 4).
-FEW_ROWS = 2
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -37,13 +34,52 @@ class Int8Weight:
         scales = self.scales.float()
         return self.values.float() * scales.view(-1, *[1] * (self.values.ndim - 1))
 
-    def product(self, x: Tensor) -> Tensor:
-        """`x` (…, columns) bfloat16 times the weight's transpose: (…, rows), on a CPU."""
-        flat = x.reshape(-1, x.shape[-1])
-        product = torch._weight_int8pack_mm(flat, self.values, self.scales)
-        return product.view(*x.shape[:-1], -1)
+
+class Int8Linear(nn.Module):
+    """A linear layer on a CPU whose product is in int8.
+
+    Its input is rounded to 8 bits between its least and its greatest value each time ("dynamic
+    quantization"): a third of bfloat16's time for the few rows of a search, which wait for the weights
+    to come from memory. An encoder gains less and loses more by it (docs/experiments.md).
+
+    Args:
+        weight: (out_features, in_features).
+        bias: float32 (out_features,).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        rounded = Int8Weight.of(weight)
+        zeros = torch.zeros(len(weight), dtype=torch.int64)
+        values = torch._make_per_channel_quantized_tensor(
+            rounded.values, rounded.scales.double(), zeros, axis=0
+        )
+        with _engine():
+            self.packed = torch.ops.quantized.linear_prepack(
+                values, None if bias is None else bias.detach().float()
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in_features) → (…, out_features), of the same type."""
+        product: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed)
+        return product.to(x.dtype)
 
 
-def is_few(x: Tensor) -> bool:
-    """Whether `x` (…, columns) has so few rows that int8 weights pay."""
-    return x.numel() <= FEW_ROWS * x.shape[-1]
+def use_int8(module: nn.Module) -> None:
+    """Replace the linear layers within a module."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, Int8Linear(child.weight, child.bias))
+        else:
+            use_int8(child)
+
+
+@contextmanager
+def _engine() -> Iterator[None]:
+    """FBGEMM packs the weights; what is packed brings its engine along."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before

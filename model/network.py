@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.int8 import Int8Weight, is_few
+from model.int8 import Int8Linear, use_int8
 
 # All of Whisper's sizes use heads of 64 dimensions.
 HEAD_WIDTH = 64
@@ -100,29 +100,16 @@ def _attend_in_products(
     return scores.softmax(-1) @ values
 
 
-class Projection(nn.Linear):
-    """A linear layer that may keep its weight in int8 as well, for inputs of few rows."""
-
-    int8: Int8Weight | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, in_features) → (…, out_features)."""
-        if self.int8 is None or not is_few(x):
-            return F.linear(x, self.weight, self.bias)
-        product = self.int8.product(x)
-        return product if self.bias is None else product + self.bias
-
-
 class Attention(nn.Module):
     """Multi-head attention as in Whisper: no bias on the key projection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heads = width // HEAD_WIDTH
-        self.q_proj = Projection(width, width)
-        self.k_proj = Projection(width, width, bias=False)
-        self.v_proj = Projection(width, width)
-        self.out_proj = Projection(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
 
     def split(self, x: Tensor) -> Tensor:
         """(batch, length, width) → (batch, heads, length, HEAD_WIDTH)."""
@@ -157,8 +144,8 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(width)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = Projection(width, 4 * width)
-        self.fc2 = Projection(4 * width, width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -177,8 +164,8 @@ class DecoderLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.encoder_attn = Attention(width)
         self.encoder_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = Projection(width, 4 * width)
-        self.fc2 = Projection(4 * width, width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
 
@@ -280,8 +267,6 @@ class DecoderCache:
 class Decoder(nn.Module):
     """Writes the text, token by token, from the encoder's output."""
 
-    int8_output: Int8Weight | None = None
-
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()
         width = dims.text_width
@@ -289,18 +274,17 @@ class Decoder(nn.Module):
         self.embed_positions = nn.Embedding(dims.text_positions, width)
         self.layers = nn.ModuleList(DecoderLayer(width) for _ in range(dims.text_layers))
         self.layer_norm = nn.LayerNorm(width)
+        self.int8_output: Int8Linear | None = None
 
     def _layers(self) -> Iterator[DecoderLayer]:
         for layer in self.layers:
             assert isinstance(layer, DecoderLayer)
             yield layer
 
-    def keep_int8(self) -> None:
-        """Keep the weights in int8 too, for one or two clips at a time in bfloat16 on a CPU."""
-        self.int8_output = Int8Weight.of(self.embed_tokens.weight)
-        for module in self.modules():
-            if isinstance(module, Projection):
-                module.int8 = Int8Weight.of(module.weight)
+    def use_int8(self) -> None:
+        """Compute the matrix products in int8 from here on, see `model.int8`."""
+        use_int8(self.layers)
+        self.int8_output = Int8Linear(self.embed_tokens.weight)
 
     def start(self, encoded: Tensor, frames: Tensor, remember: bool = False) -> DecoderCache:
         """Begin a batch.
@@ -369,13 +353,10 @@ class Decoder(nn.Module):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, (…, vocabulary), after each place of `hidden` (…, width)."""
-        weight = self.embed_tokens.weight
-        if self.int8_output is not None and is_few(hidden):
-            return self.int8_output.product(hidden)
-        if hidden.ndim == 2 and hidden.device.type == "cpu":
-            # oneDNN's bfloat16 product of a few rows is 2 to 3 times as fast the other way round.
-            return (weight @ hidden.T).T
-        return F.linear(hidden, weight)
+        if self.int8_output is not None:
+            scores: Tensor = self.int8_output(hidden)
+            return scores
+        return F.linear(hidden, self.embed_tokens.weight)
 
 
 class CTCHead(nn.Module):

@@ -1,6 +1,28 @@
 """Which numbers a device computes fast with."""
 
+from typing import Literal
+
 import torch
+
+Precision = Literal["int8", "bfloat16", "float32"]
+
+
+def precisions(device: torch.device) -> tuple[Precision, ...]:
+    """What a device can multiply matrices in, the fastest first."""
+    offered: tuple[tuple[Precision, bool], ...] = (
+        ("int8", has_int8_units(device)),
+        ("bfloat16", has_bfloat16_units(device)),
+        ("float32", True),
+    )
+    return tuple(precision for precision, has_units in offered if has_units)
+
+
+def has_int8_units(device: torch.device) -> bool:
+    """Whether a device is a CPU that sums products of int8 in one step (AVX-512's VNNI).
+
+    Without it the sums may overflow.
+    """
+    return device.type == "cpu" and torch.cpu._is_vnni_supported()
 
 
 def has_bfloat16_units(device: torch.device) -> bool:

@@ -26,7 +26,7 @@ from model.ctc_beam import CTCBeamSearch
 from model.features import ENCODER_FRAMES_PER_SECOND, SAMPLES_PER_ENCODER_FRAME
 from model.hotwords import Hotword, LetterBias, TokenBias
 from model.language_model import LanguageModel
-from model.precision import has_bfloat16_units
+from model.precision import precisions
 from model.search import (
     AVG_LOGPROB_LIMIT,
     BEAM_LOGPROB_LIMIT,
@@ -53,6 +53,9 @@ NO_SPEECH_HINT = 0.05
 CTC_AVG_LOGPROB_LIMIT = -0.4
 CTC_LEAST_LETTERS = 4
 CTC_LETTERS_PER_SECOND = 2.0
+# Most padded audio that a CPU encodes at once: what a layer makes of more does not fit its cache, while
+# searching many clips together pays (docs/experiments.md).
+CPU_ENCODER_SECONDS = 30.0
 # Texts that are kept of a clip in doubt; 5 were no better on dev (docs/experiments.md).
 BEAM_SIZE = 3
 # A sentence ends with one of these, unless the word is a title.
@@ -132,9 +135,9 @@ class Recognizer:
     Args:
         checkpoint: the network and its tokenizers; it is moved to the device and precision.
         device: "cpu", "cuda", "cuda:1", …; "auto" is CUDA where there is one.
-        dtype: "float32" or "bfloat16"; "auto" is bfloat16 where the device has matrix units for it
-            (GPUs, CPUs with AMX or AVX-512's bfloat16). On a CPU, bfloat16 has the decoder's weights in
-            int8 when it writes for one or two clips.
+        dtype: of matrix products: "float32", "bfloat16", or "int8", which on a CPU with AVX-512's VNNI
+            has the decoder in int8 and the rest in bfloat16 or float32. "auto" is the fastest that the
+            device has units for.
         max_batch_seconds: most padded audio in one forward pass; it bounds memory.
         language_model: an n-gram that judges the words of mode "fast".
 
@@ -151,8 +154,6 @@ class Recognizer:
         max_batch_seconds: float = 120.0,
         language_model: LanguageModel | None = None,
     ) -> None:
-        if dtype not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"dtype is {dtype!r}; it must be 'auto', 'float32' or 'bfloat16'")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -162,15 +163,22 @@ class Recognizer:
             raise ValueError(
                 f"device is {device!r}, which is not here; use 'auto', 'cpu' or 'cuda:N' ({error})"
             ) from error
-        if dtype == "auto":
-            dtype = "bfloat16" if has_bfloat16_units(self.device) else "float32"
+        offered = precisions(self.device)
+        if dtype not in ("auto", *offered):
+            raise ValueError(
+                f"dtype is {dtype!r}; on this device it can be {', '.join(('auto', *offered))}"
+            )
+        self.dtype = offered[0] if dtype == "auto" else dtype
         self.config = checkpoint.config
         self.tokenizer = checkpoint.tokenizer
         self.characters = checkpoint.characters
         self.features = checkpoint.features.to(self.device)
-        if self.device.type == "cpu" and dtype == "bfloat16":
-            checkpoint.network.decoder.keep_int8()  # from float32, before it is rounded to bfloat16
-        self.network = checkpoint.network.to(self.device, getattr(torch, dtype)).eval()
+        if self.dtype == "int8":  # from float32, before it is rounded to bfloat16
+            checkpoint.network.decoder.use_int8()
+        rounded = self.dtype != "float32" and "bfloat16" in offered
+        self.network = checkpoint.network.to(
+            self.device, torch.bfloat16 if rounded else torch.float32
+        ).eval()
         positions = checkpoint.config.dimensions.audio_positions
         # As in Whisper, which leaves the other half of its positions to the text.
         self.max_prompt_tokens = checkpoint.config.dimensions.text_positions // 2 - 1
@@ -282,11 +290,7 @@ class Recognizer:
 
     def _read(self, pieces: Sequence[_Piece]) -> list[_Reading]:
         """Read a group of pieces in one forward pass."""
-        waveforms = pad_sequence([p.waveform for p in pieces], batch_first=True).to(self.device)
-        samples = torch.tensor([len(p.waveform) for p in pieces], device=self.device)
-        features, frames = self.features(waveforms, samples)
-        encoded = self.network.encoder(features, frames)
-        logprobs = self.network.ctc(encoded, frames).cpu()
+        encoded, frames, logprobs = self._encode(pieces)
         rows = [own[:count] for own, count in zip(logprobs, frames.tolist(), strict=True)]
         if pieces[0].options.mode == "fast":
             return [self._ctc_reading(*own) for own in zip(pieces, rows, strict=True)]
@@ -314,6 +318,33 @@ class Recognizer:
             words = self._with_decoder_confidences(words, found[i])
             readings[i] = replace(readings[i], words=words)
         return readings
+
+    def _encode(self, pieces: Sequence[_Piece]) -> tuple[Tensor, Tensor, Tensor]:
+        """Run encoder and CTC head over a group of pieces.
+
+        Returns:
+            The encoder's output (batch, length, width), each piece's valid frames (batch,), and the log-
+            probabilities of the characters (batch, length, labels), which are on the CPU.
+        """
+        at_once = len(pieces)
+        if self.device.type == "cpu":  # the longest is the last, or all are one
+            at_once = max(1, round(CPU_ENCODER_SECONDS * SAMPLE_RATE) // len(pieces[-1].waveform))
+        parts = []
+        for start in range(0, len(pieces), at_once):
+            own = [piece.waveform for piece in pieces[start : start + at_once]]
+            waveforms = pad_sequence(own, batch_first=True).to(self.device)
+            samples = torch.tensor([len(waveform) for waveform in own], device=self.device)
+            features, frames = self.features(waveforms, samples)
+            encoded = self.network.encoder(features, frames)
+            parts.append((encoded, frames, self.network.ctc(encoded, frames).cpu()))
+        if len(parts) == 1:
+            return parts[0]
+        encoded, counts, logprobs = zip(*parts, strict=True)
+        return (
+            pad_sequence([row for part in encoded for row in part], batch_first=True),
+            torch.cat(counts),
+            pad_sequence([row for part in logprobs for row in part], batch_first=True),
+        )
 
     def _search(
         self, pieces: Sequence[_Piece], encoded: Tensor, frames: Tensor, drafts: Sequence[str]

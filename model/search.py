@@ -31,7 +31,7 @@ LOOP_REPEATS = 4
 LOOP_TOKENS = 20
 LOOP_LONGEST_CYCLE = 30
 # Most places of the decoder in a pass of drafts: more cost more than the guesses save.
-ROWS_A_PASS = 16
+ROWS_A_PASS = 8
 # Rows that have ended leave the batch once so few are left of it: each time the others are copied.
 SHRINK = 0.75
 

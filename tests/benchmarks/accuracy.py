@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from model.audio import SAMPLE_RATE, load_audio
 from model.checkpoint import WEIGHTS
-from model.precision import has_bfloat16_units
+from model.precision import precisions
 from tests.benchmarks.accuracy_plot import draw
 from tests.benchmarks.accuracy_results import (
     SHORT_SECONDS,
@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--hypotheses", type=Path, help="JSON Lines file for all texts")
     parser.add_argument("--document", type=Path, help="page whose tables to fill")
     args = parser.parse_args()
-    offered = all_systems(str(args.checkpoint), has_bfloat16_units(torch.device("cpu")))
+    offered = all_systems(str(args.checkpoint), precisions(torch.device("cpu")))
     systems = [s for s in offered if any(fnmatch(s.name, pattern) for pattern in args.only)]
     if not systems:
         names = "\n  ".join(system.name for system in offered)
@@ -303,7 +303,7 @@ def main() -> None:
         },
         "processor": machine.processor,
         "cores": machine.cores,
-        "bfloat16_units": has_bfloat16_units(torch.device("cpu")),
+        "precisions": precisions(torch.device("cpu")),
         "versions": machine.versions | versions,
         "manifest": str(args.manifest),
         "data_fingerprint": fingerprint((clip.utterance, clip.sha256) for clip in clips),
@@ -343,13 +343,13 @@ def conditions(facts: dict[str, Any]) -> str:
     peers = [n for n in ("faster-whisper", "ctranslate2", "pocketsphinx") if n in facts["versions"]]
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", *peers))
     others = facts["other_processes_cores"]
-    units = "with" if facts["bfloat16_units"] else "without"
     return (
         f"{facts['clips']} clips, {facts['seconds'] / 60:.1f} minutes, speakers: {facts['speakers']};"
         f" {facts['short_clips']} of the clips are under {SHORT_SECONDS:g} s."
         f" Timed: {len(facts['timed_clips'])} clips, rounds: {facts['rounds']}."
         f" Measured on {facts['measured_at'][:10]} with `{facts['command']}`"
-        f" on {facts['cores']} cores of {facts['processor']}, {units} matrix units for bfloat16;"
+        f" on {facts['cores']} cores of {facts['processor']}, which can compute in"
+        f" {', '.join(facts['precisions'])};"
         f" {versions}. Meanwhile other processes used {others['mean']:.2f} cores, at most"
         f" {others['most']:.2f} in one measurement."
     )

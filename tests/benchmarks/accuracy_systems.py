@@ -53,8 +53,8 @@ class System:
         return f"{self.family} {self.setting}{' batched' if self.batched else ''}".strip()
 
 
-def all_systems(checkpoint: str, bfloat16: bool) -> list[System]:
-    """Steno's modes, in bfloat16 too where the machine has units for it; then the peers."""
+def all_systems(checkpoint: str, precisions: Sequence[str]) -> list[System]:
+    """Steno's modes in each of the precisions, then the peers."""
     ways = (False, True)
     steno = [
         System(
@@ -70,8 +70,7 @@ def all_systems(checkpoint: str, bfloat16: bool) -> list[System]:
             },
         )
         for mode, beam_size in (("accurate", 3), ("accurate", 1), ("fast", 1))
-        for dtype in ("bfloat16", "float32")
-        if bfloat16 or dtype == "float32"
+        for dtype in precisions
         for batched in ways
     ]
     whisper = [

@@ -271,7 +271,7 @@ def main() -> None:
         facts = {
             "command": f"python -m tests.benchmarks.non_speech {shlex.join(sys.argv[1:])}",
             "clips": {clip.name: len(clip.waveform) / SAMPLE_RATE for clip in clips},
-            "dtype": str(next(recognizer.network.parameters()).dtype).removeprefix("torch."),
+            "dtype": recognizer.dtype,
             "machine": asdict(Machine.here(recognizer.device)),
             "heard": [asdict(entry) for entry in heard],
         }

@@ -80,8 +80,6 @@ def main() -> None:
     waveform = waveform[: int(args.seconds * SAMPLE_RATE)]
     tokens = round(args.seconds * TOKENS_PER_SECOND)
     for dtype in (torch.float32, torch.bfloat16):
-        if dtype == torch.bfloat16:  # as the recognizer does
-            checkpoint.network.decoder.keep_int8()
         checkpoint.network.to(dtype)
         for clips in args.clips:
             name = str(dtype).removeprefix("torch.")

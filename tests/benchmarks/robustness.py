@@ -167,7 +167,7 @@ def main() -> None:
             "clips": len(clips),
             "seconds": sum(len(waveform) for _, waveform in clips) / SAMPLE_RATE,
             "speakers": len({utterance.speaker for utterance, _ in clips}),
-            "dtype": str(next(recognizer.network.parameters()).dtype).removeprefix("torch."),
+            "dtype": recognizer.dtype,
             "machine": asdict(Machine.here(recognizer.device)),
             "normalizer": NORMALIZER,
             "results": [asdict(result) for result in results],

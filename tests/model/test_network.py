@@ -15,6 +15,7 @@ from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.features import LogMel
 from model.int8 import Int8Weight
 from model.network import ModelDimensions, Network
+from model.precision import has_int8_units
 from model.search import greedy_search
 from model.whisper import from_whisper
 from tests.random_checkpoint import SHIPPED, make_random_checkpoint
@@ -189,19 +190,22 @@ def test_weights_file_has_no_position_table(tmp_path):
     assert "encoder.embed_positions" not in load_file(folder / "model.safetensors")
 
 
-def test_a_single_row_in_int8_is_the_bfloat16_row_to_within_rounding(random_checkpoint):
-    decoder = random_checkpoint.network.decoder
-    weight = decoder.layers[0].fc1.weight.detach()
-    decoder.keep_int8()
-    decoder.to(torch.bfloat16)
-    x = torch.randn(2, 1, weight.shape[1], generator=torch.Generator().manual_seed(1))
-    exact = x @ Int8Weight.of(weight).dense.T
+@pytest.mark.skipif(not has_int8_units(torch.device("cpu")), reason="this CPU has no VNNI")
+def test_int8_products_are_those_of_float32_to_within_a_step_of_eight_bits(random_checkpoint):
+    network = random_checkpoint.network
+    layer = network.decoder.layers[0].fc1
+    x = torch.randn(3, 7, layer.in_features, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        few, many = (
-            decoder.layers[0].fc1(x.bfloat16()),
-            decoder.layers[0].fc1(x.bfloat16().repeat(2, 1, 1)),
-        )
-        assert torch.allclose(few.float(), exact, atol=0.02 * float(exact.std()), rtol=0.02)
-        assert torch.allclose(
-            many[:2].float(), few.float(), atol=0.05 * float(exact.std()), rtol=0.05
-        )
+        weight, bias = Int8Weight.of(layer.weight).dense, layer.bias.clone()
+        exact = x @ weight.T + bias
+        network.decoder.use_int8()
+        # Half a step of the input's 255 in each of its values, at the very most.
+        step = float(x.max() - x.min()) / 255
+        most = step / 2 * weight.abs().sum(1) + 1e-4
+        products = network.decoder.layers[0].fc1(x)
+        assert bool(((products - exact).abs() <= most).all())
+        assert float((products - exact).std()) > 0  # it is int8 that computed
+        table = Int8Weight.of(network.decoder.embed_tokens.weight).dense
+        off = (network.decoder.scores(x) - x @ table.T).abs()
+        assert bool((off <= step / 2 * table.abs().sum(1) + 1e-4).all()) and float(off.std()) > 0
+        assert network.decoder.layers[0].fc1(x.bfloat16()).dtype == torch.bfloat16
