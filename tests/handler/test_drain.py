@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,18 @@ def test_busy_is_seen_by_other_processes_and_ends_with_a_killed_worker(tmp_path:
     worker.kill()
     worker.wait()
     assert not is_busy(tmp_path)
+
+
+def test_two_drains_at_once_wait_for_the_same_work(tmp_path: Path) -> None:
+    patient = Drain(propagation=0.0, settle=0.3, timeout=120.0)
+    with ThreadPoolExecutor(2) as callers:
+        with busy(tmp_path):
+            drains = [callers.submit(patient.wait, lambda: not is_busy(tmp_path)) for _ in range(2)]
+            time.sleep(1)
+            assert not any(drain.done() for drain in drains)
+            with busy(tmp_path):  # a worker is not held up by those who look
+                pass
+        assert all(drain.result() for drain in drains)
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:

@@ -311,6 +311,10 @@ def secrets_are_given_by_name(manifests: list[Manifest]) -> Iterator[str]:
                     yield f"{item['name']} stands in {name} for all to read"
             if container["name"] == "server" and environment:
                 yield f"the server, which runs the archive's code, sees {sorted(environment)}"
+    for deployment in of_kind(manifests, "Deployment"):
+        annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+        if annotations.get("eks.amazonaws.com/skip-containers") != "server":
+            yield "on EKS the server would get the role's token"
 
 
 @check

@@ -23,7 +23,7 @@ def main(trivy: str) -> int:
         for path in [*VALUE_FILES, *CI_FILES]:
             text = yaml.safe_dump_all(render(values_of(path)))
             (folder / f"chart-{path.stem}.yaml").write_text(text)
-        for path in (ROOT / "k8s").glob("*/*.yaml"):
+        for path in (ROOT / "k8s").rglob("*.yaml"):
             (folder / f"k8s-{path.parent.name}-{path.name}").write_text(path.read_text())
         command = [
             *(trivy, "config", "--quiet", "--skip-check-update", "--exit-code", "1"),

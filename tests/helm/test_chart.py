@@ -30,15 +30,11 @@ from tests.helm.crds import KINDS, crd_problems
 from training.package import ROOT
 
 VERSIONS = ("1.37", "1.36", "1.35")
-# The Gateway API has no schema among our packages; checks.py looks at the route.
-WITHOUT_SCHEMA = {"HTTPRoute"}
 
 
 def schema_problems(manifest: Manifest, version: str) -> list[str]:
     if manifest["kind"] in KINDS:
         return crd_problems(manifest)
-    if manifest["kind"] in WITHOUT_SCHEMA:
-        return []
     try:
         kubernetes_validate.validate(manifest, version, strict=True)
     except kubernetes_validate.ValidationError as error:

@@ -28,6 +28,11 @@ from tests.helm.chart import CHART, REQUIRED, chart, merged, notes, render, valu
         ({"drain": {"timeoutSeconds": "600s"}}, "timeoutSeconds"),
         ({"networkPolicy": {"from": [{}]}}, "from"),
         ({"service": {"grpc": {"port": 0}}}, "port"),
+        ({"gateway": {"parentRefs": [{"name": "public", "section": "https"}]}}, "section"),
+        (
+            {"limits": {"requestSeconds": 100_000}},
+            "requestSeconds",
+        ),  # the Gateway API takes 5 digits
     ],
 )
 def test_a_value_that_is_unknown_or_impossible_is_named(
@@ -128,6 +133,8 @@ def test_the_notes_tell_how_to_call_what_was_installed() -> None:
     ingress = {"enabled": True, "host": "a.example.com", "tlsSecret": "tls"}
     reached = notes(merged(REQUIRED, {"ingress": ingress}))
     assert "URL=https://a.example.com/v1/audio/transcriptions" in reached
+    production = notes(values_of(CHART / "values" / "production.yaml"))
+    assert "URL=https://speech.example.com/v1/audio/transcriptions" in production
     assert "no token is asked for" in notes(merged(REQUIRED, {"auth": {"enabled": False}}))
     grpc = notes(values_of(CHART / "ci" / "grpc-values.yaml"))
     assert "is on port 50051 of service/demo-steno" in grpc and "gRPC" not in plain

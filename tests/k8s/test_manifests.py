@@ -30,6 +30,18 @@ def test_every_object_is_valid_for_kubernetes(folder: Path) -> None:
             kubernetes_validate.validate(item, version, strict=True)
 
 
+@pytest.mark.parametrize("path", sorted(K8S.glob("*-rbac.yaml")), ids=lambda path: path.stem)
+def test_permissions_are_valid_and_name_what_they_are_for(path: Path) -> None:
+    items = list(yaml.safe_load_all(path.read_text()))
+    for item in items:
+        for version in ("1.37", "1.36", "1.35"):
+            kubernetes_validate.validate(item, version, strict=True)
+    (role,), (binding,) = of_kind(items, "Role"), of_kind(items, "RoleBinding")
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    for rule in role["rules"]:
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_kustomization_lists_all_that_lies_beside_it(folder: Path) -> None:
     listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]

@@ -9,6 +9,7 @@ from kfp_pipelines.fit import FitError, FitTask, fit_on_nodes, read_task
 from kfp_pipelines.train_job import TrainJobError, manifest, run_train_job
 from kfp_pipelines.training_state import KeptRun
 from store import StoreConfig, open_objects
+from tests.helm.crds import crd_problems
 from tests.kfp_pipelines.kubernetes_api import KubernetesApi
 
 VALUES: dict[str, str | int] = {
@@ -47,6 +48,15 @@ def test_every_place_of_the_manifest_is_filled() -> None:
     ]
     with pytest.raises(TrainJobError, match=r"trainjob.yaml needs GPUS"):
         manifest({name: value for name, value in VALUES.items() if name != "GPUS"})
+
+
+def test_the_job_is_what_kubeflow_trainer_knows() -> None:
+    job = manifest(VALUES)
+    assert job["apiVersion"] == "trainer.kubeflow.org/v1alpha1"
+    assert crd_problems(job) == []
+    for careless in ({"numnodes": 2}, {"numNodes": "2"}, {"env": [{"nam": "A"}]}):
+        trainer = {**job["spec"]["trainer"], **careless}
+        assert crd_problems({**job, "spec": {**job["spec"], "trainer": trainer}}) != []
 
 
 def test_a_job_is_made_once_and_waited_for_by_every_attempt(cluster: KubernetesApi) -> None:

@@ -38,6 +38,8 @@ spec:
         steno/track: {{ .track }}
       annotations:
         kubectl.kubernetes.io/default-container: server
+        # IRSA would give its token to every container; the server, which runs the archive's code, needs none.
+        eks.amazonaws.com/skip-containers: server
         # Pods are replaced when their configuration changes.
         checksum/config: {{ include (print $root.Template.BasePath "/configmap.yaml") $root | sha256sum }}
         {{- with $v.podAnnotations }}
