@@ -53,7 +53,6 @@ class AsrHandler:
             device=device,
             dtype=config.dtype,
             max_batch_seconds=config.max_batch_seconds,
-            language_model=archive / config.language_model if config.language_model else None,
         )
         transcriber = BatchTranscriber(recognizer, config, threads)
         transcriber.warm_up(config.warmup_seconds)

@@ -16,8 +16,6 @@ class HandlerConfig(BaseModel):
 
     checkpoint: str = "checkpoint"
     """The checkpoint's folder inside the archive."""
-    language_model: str | None = None
-    """An n-gram for mode fast, its ARPA file inside the archive; `training.package` sets it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU that TorchServe gives to this worker, the CPU where there is none."""
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"

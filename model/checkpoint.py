@@ -4,6 +4,7 @@
     config.json         sizes, features, characters, language, where it came from
     tokenizer.json      Whisper's tokens
     MODEL_CARD.md       what it is, how it was made, how good it is
+    language_model.arpa.xz   perhaps: an n-gram for mode `fast`, see `model.language_model`
 
 Nothing in it is executed when it is read.
 """
@@ -33,6 +34,7 @@ WEIGHTS, CONFIG, TOKENIZER, CARD = (
     "tokenizer.json",
     "MODEL_CARD.md",
 )
+LANGUAGE_MODEL = "language_model.arpa.xz"
 # The scales of an int8 weight stand under its name with this at the end.
 SCALES = ".scales"
 
@@ -100,13 +102,17 @@ class ModelConfig:
 
 @dataclass
 class Checkpoint:
-    """A network with all that turns audio and text into its numbers and back."""
+    """A network with all that turns audio and text into its numbers and back.
+
+    `language_model` is the file of its n-gram, if it has one.
+    """
 
     config: ModelConfig
     network: Network
     tokenizer: Tokenizer
     features: LogMel
     characters: Characters
+    language_model: Path | None = None
 
     @classmethod
     def build(cls, config: ModelConfig, tokenizer_file: Path) -> "Checkpoint":
@@ -174,6 +180,8 @@ def save_checkpoint(
     (part / CONFIG).write_text(config.to_json(), encoding="utf-8")
     checkpoint.tokenizer.pairs.save(str(part / TOKENIZER), pretty=False)
     (part / CARD).write_text(card, encoding="utf-8")
+    if checkpoint.language_model is not None:
+        shutil.copyfile(checkpoint.language_model, part / LANGUAGE_MODEL)
     for path in [*part.iterdir(), part]:  # the bytes reach the disk before the name does
         _sync(path)
     if folder.exists():
@@ -210,6 +218,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (ValueError, TypeError) as error:  # a value of the wrong kind
         raise CheckpointError(str(error)) from error
     load_weights(checkpoint.network, folder / WEIGHTS)
+    if (folder / LANGUAGE_MODEL).is_file():
+        checkpoint.language_model = folder / LANGUAGE_MODEL
     checkpoint.network.eval()
     return checkpoint
 

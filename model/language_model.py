@@ -3,7 +3,10 @@
 `training.language_model` makes one from text.
 """
 
+import io
+import lzma
 import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +24,7 @@ class LanguageModel:
     """An n-gram of lower-case words, and how much it counts beside the CTC head.
 
     Args:
-        path: an ARPA file in UTF-8.
+        path: an ARPA file in UTF-8; compressed if its name ends with `.xz`.
         weight: of the logarithms of its probabilities.
         word_bonus: what each word earns (an n-gram alone likes few words); natural logarithm, as the
             CTC head's. The three were chosen on dev, see docs/experiments.md.
@@ -46,12 +49,18 @@ class LanguageModel:
         self.word_bonus = word_bonus
         self.unknown_cost = unknown_cost
         try:
-            words = frozenset(_unigrams(path))
+            content = path.read_bytes()
+            if path.suffix == ".xz":
+                content = lzma.decompress(content)
+            words = frozenset(_unigrams(content.decode()))
             config = kenlm.Config()
             config.show_progress = False
             config.arpa_complain = kenlm.ARPALoadComplain.NONE  # of the missing <unk>
-            self._model = kenlm.Model(str(path), config)
-        except (OSError, ValueError) as error:
+            with tempfile.NamedTemporaryFile(suffix=".arpa") as plain:  # KenLM reads from a file
+                plain.write(content)
+                plain.flush()
+                self._model = kenlm.Model(plain.name, config)
+        except (OSError, ValueError, lzma.LZMAError) as error:
             raise LanguageModelError(f"{path} is not an n-gram in ARPA format: {error}") from error
         self._words = words
         self._beginnings = frozenset(word[:n] for word in words for n in range(1, len(word) + 1))
@@ -75,17 +84,14 @@ class LanguageModel:
         return after, self.weight * logprob + self.word_bonus
 
 
-def _unigrams(path: Path) -> Iterator[str]:
+def _unigrams(arpa: str) -> Iterator[str]:
     """The words of an ARPA file, without its signs for the edges of a sentence and the unknown."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.strip() == "\\1-grams:":
-                break
-        else:
-            raise ValueError("it has no line \\1-grams:")
-        for line in file:
-            fields = line.split()
-            if line.startswith("\\"):
-                return
-            if len(fields) >= 2 and fields[1] not in ("<s>", "</s>", "<unk>"):
-                yield fields[1]
+    _, heading, entries = arpa.partition("\\1-grams:\n")
+    if not heading:
+        raise ValueError("it has no line \\1-grams:")
+    for line in io.StringIO(entries):
+        fields = line.split()
+        if line.startswith("\\"):
+            return
+        if len(fields) >= 2 and fields[1] not in ("<s>", "</s>", "<unk>"):
+            yield fields[1]

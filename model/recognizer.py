@@ -139,7 +139,7 @@ class Recognizer:
             has the decoder in int8 and the rest in bfloat16 or float32. "auto" is the fastest that the
             device has units for.
         max_batch_seconds: most padded audio in one forward pass; it bounds memory.
-        language_model: an n-gram that judges the words of mode "fast".
+        language_model: an n-gram that judges the words of mode "fast"; the checkpoint's own by default.
 
     Raises:
         ValueError: the device or dtype is unknown or not there.
@@ -190,6 +190,8 @@ class Recognizer:
                 f"it must hold one piece of {self.max_piece_seconds} s"
             )
         self.max_batch_seconds = max_batch_seconds
+        if language_model is None and checkpoint.language_model is not None:
+            language_model = LanguageModel(checkpoint.language_model)
         self.language_model = language_model
 
     @classmethod
@@ -202,7 +204,7 @@ class Recognizer:
         max_batch_seconds: float = 120.0,
         language_model: Path | None = None,
     ) -> "Recognizer":
-        """Read a checkpoint folder, and the n-gram's ARPA file; arguments as for the class.
+        """Read a checkpoint folder, and perhaps another n-gram; arguments as for the class.
 
         Raises:
             CheckpointError: the folder is not a checkpoint.

@@ -1,7 +1,7 @@
 """Make an n-gram of words from plain text, for mode `fast`.
 
     python -m training.language_model --text moby.txt austen.txt --held-out dev.jsonl test.jsonl \
-        --order 3 --output lm.arpa
+        --order 3 --output runs/mine/best/language_model.arpa.xz
 
 Texts are UTF-8, with an empty line between paragraphs. Words are those that the CTC head can write. A
 sentence that shares six words in a row with a held-out text is left out, so that no figure gains from
@@ -9,6 +9,7 @@ having read the answer.
 """
 
 import argparse
+import lzma
 import math
 import sys
 from collections import Counter, defaultdict
@@ -20,9 +21,9 @@ from training.sentences import END, PARAGRAPH, read_words, runs
 from training.spoken import read_plain_text, words_of
 
 ORDERS = range(2, 6)
-# One of the highest order that stands once in the text tells little and takes most of the room; its
-# share goes to backing off. SRILM drops them, too.
-LEAST = 2
+# Of what length n-grams must stand how often; those of the highest order that stand once tell little
+# and take most of the room. What is dropped goes to backing off. SRILM has such limits, too.
+LEAST = (1, 1, 2, 2, 2)
 START, END_OF_SENTENCE, UNKNOWN = "<s>", "</s>", "<unk>"
 
 Gram = tuple[str, ...]
@@ -55,19 +56,21 @@ def count(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gram]]
     return counts
 
 
-def arpa(counts: Sequence[Counter[Gram]]) -> Iterator[str]:
+def arpa(counts: Sequence[Counter[Gram]], least: Sequence[int] = LEAST) -> Iterator[str]:
     """Lines of an ARPA file with interpolated Kneser-Ney probabilities, one discount for each order.
+
+    `least` says, for each order, how often an n-gram must have been counted to stay.
 
     Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling", 1999,
     section 3; their formula for the discount.
     """
-    order = len(counts)
     vocabulary = len(counts[0].keys() - {(START,)})
     shorter: dict[Gram, float] = {(): 1 / vocabulary}
     tables: list[dict[Gram, float]] = []
     backing_off: dict[Gram, float] = {}
     for length, grams in enumerate(counts, 1):
         discount = _discount(grams)
+        histories = shorter.keys() | {(START,)}
         totals: defaultdict[Gram, float] = defaultdict(float)
         kept: defaultdict[Gram, float] = defaultdict(float)
         table: dict[Gram, float] = {}
@@ -75,7 +78,9 @@ def arpa(counts: Sequence[Counter[Gram]]) -> Iterator[str]:
             if gram == (START,):  # nothing predicts it
                 continue
             totals[gram[:-1]] += n
-            if length < order or n >= LEAST:
+            # Without its shorter ones KenLM does not read a longer one.
+            whole = length == 1 or (gram[1:] in shorter and gram[:-1] in histories)
+            if n >= least[length - 1] and whole:
                 kept[gram[:-1]] += n - discount
                 table[gram] = n - discount
         left = {history: 1 - kept[history] / total for history, total in totals.items()}
@@ -92,10 +97,10 @@ def arpa(counts: Sequence[Counter[Gram]]) -> Iterator[str]:
         yield f"ngram {length}={len(table)}"
     for length, table in enumerate(tables, 1):
         yield f"\n\\{length}-grams:"
-        for gram, probability in table.items():
-            line = f"{math.log10(probability):.6f}\t{' '.join(gram)}"
+        for gram, probability in sorted(table.items()):  # so that it compresses well
+            line = f"{math.log10(probability):.3f}\t{' '.join(gram)}"
             if gram in backing_off:
-                line += f"\t{math.log10(backing_off[gram]):.6f}"
+                line += f"\t{math.log10(backing_off[gram]):.3f}"
             yield line
     yield "\n\\end\\"
 
@@ -114,8 +119,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="plain text, UTF-8")
     parser.add_argument("--held-out", type=Path, nargs="*", default=[], help="manifests")
     parser.add_argument("--order", type=int, choices=ORDERS, default=3, help="most words in a row")
-    parser.add_argument("--output", type=Path, required=True, help="ARPA file")
+    parser.add_argument(
+        "--least",
+        type=int,
+        nargs="+",
+        default=LEAST,
+        help="drop n-grams that stand more seldom, for each length",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="ARPA file, compressed if it ends with .xz"
+    )
     args = parser.parse_args(arguments)
+    if len(args.least) < args.order or min(args.least) < 1:
+        parser.error(f"--least is {args.least}; it must be {args.order} numbers >= 1")
     left_out = used = 0
 
     def kept() -> Iterator[list[str]]:
@@ -133,8 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts = count(kept(), args.order)
         if not used:
             raise ValueError("the texts hold no sentence that can be used")
+        content = "".join(f"{line}\n" for line in arpa(counts, args.least)).encode()
         with atomic_writer(args.output) as file:
-            file.writelines(f"{line}\n".encode() for line in arpa(counts))
+            file.write(lzma.compress(content) if args.output.suffix == ".xz" else content)
     except (OSError, ValueError) as error:
         print(f"language_model: {error}", file=sys.stderr)
         return 1

@@ -20,9 +20,15 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from model.checkpoint import CARD, CONFIG, TOKENIZER, WEIGHTS, CheckpointError, load_checkpoint
+from model.checkpoint import (
+    CARD,
+    CONFIG,
+    LANGUAGE_MODEL,
+    TOKENIZER,
+    WEIGHTS,
+    CheckpointError,
+    load_checkpoint,
+)
 from model.language_model import LanguageModel, LanguageModelError
 from training.files import atomic_writer, write_text
 
@@ -47,7 +53,6 @@ HANDLER_MODULES = (
     "transport.py",
 )
 CHECKPOINT_FILES = (WEIGHTS, CONFIG, TOKENIZER, CARD)
-LANGUAGE_MODEL = "language_model.arpa"
 LICENCES = ("LICENSE", "NOTICE")
 
 # The earliest time that a zip can hold.
@@ -75,7 +80,6 @@ def build_package(
     output: Path,
     *,
     model_config: Path | None = None,
-    language_model: Path | None = None,
     root: Path = ROOT,
 ) -> Package:
     """Write `output`/asr.mar and asr.mar.sha256 beside it (for `sha256sum --check`).
@@ -86,7 +90,6 @@ def build_package(
         checkpoint: the checkpoint's folder; it is loaded once, to see that it can be.
         output: a folder, made if it is not there.
         model_config: TorchServe's settings for the model; handler/model-config.yaml by default.
-        language_model: an n-gram in ARPA format for mode `fast`; the settings in the archive name it.
         root: the repository whose `handler/` and `model/` go in.
 
     Raises:
@@ -100,8 +103,6 @@ def build_package(
         # The archiver asks for this file by name.
         settings = work / "model-config.yaml"
         shutil.copyfile(model_config or root / "handler" / "model-config.yaml", settings)
-        if language_model is not None:
-            _add_language_model(language_model, work / "staged", settings)
         shutil.copyfile(root / ENTRY_POINT, work / ENTRY_POINT.name)
         _run_archiver(work)
         archived = work / "exported" / MODEL_NAME
@@ -113,8 +114,10 @@ def build_package(
 
 def _check_checkpoint(checkpoint: Path) -> None:
     try:
-        load_checkpoint(checkpoint)
-    except CheckpointError as error:
+        loaded = load_checkpoint(checkpoint)
+        if loaded.language_model is not None:
+            LanguageModel(loaded.language_model)
+    except (CheckpointError, LanguageModelError) as error:
         raise PackageError(f"the checkpoint cannot be packaged: {error}") from error
     if not (checkpoint / CARD).is_file():
         raise PackageError(f"{checkpoint} has no {CARD}; nobody should serve a model without one")
@@ -124,22 +127,14 @@ def _stage(root: Path, checkpoint: Path, staged: Path) -> None:
     """Lay the archive's files out, apart from the entry point and the configuration."""
     sources = [(root / "handler" / name, Path("handler") / name) for name in HANDLER_MODULES]
     sources += [(path, Path("model") / path.name) for path in (root / "model").glob("*.py")]
-    sources += [(checkpoint / name, Path("checkpoint") / name) for name in CHECKPOINT_FILES]
+    files = [*CHECKPOINT_FILES]
+    if (checkpoint / LANGUAGE_MODEL).is_file():
+        files.append(LANGUAGE_MODEL)
+    sources += [(checkpoint / name, Path("checkpoint") / name) for name in files]
     sources += [(root / name, Path(name)) for name in LICENCES if (root / name).is_file()]
     for source, target in sources:
         (staged / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, staged / target)
-
-
-def _add_language_model(language_model: Path, staged: Path, settings: Path) -> None:
-    try:
-        LanguageModel(language_model)
-    except LanguageModelError as error:
-        raise PackageError(f"the n-gram cannot be packaged: {error}") from error
-    shutil.copyfile(language_model, staged / LANGUAGE_MODEL)
-    values = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    values["handler"] = {**(values.get("handler") or {}), "language_model": LANGUAGE_MODEL}
-    settings.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def _run_archiver(work: Path) -> None:
@@ -192,16 +187,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--model-config", type=Path, help="instead of handler/model-config.yaml: workers, batches"
     )
-    parser.add_argument(
-        "--language-model", type=Path, help="an n-gram in ARPA format for mode fast"
-    )
     options = parser.parse_args(arguments)
     try:
         package = build_package(
             options.checkpoint,
             options.output,
             model_config=options.model_config,
-            language_model=options.language_model,
         )
     except PackageError as error:
         print(f"error: {error}", file=sys.stderr)

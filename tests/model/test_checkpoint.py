@@ -62,6 +62,19 @@ def test_int8_is_within_half_a_step_and_comes_back_exactly_the_second_time(
     assert files[0].stat().st_size < 0.7 * halves.stat().st_size  # names and vectors are as large
 
 
+def test_an_ngram_goes_along_when_a_checkpoint_is_saved_elsewhere_or_in_place(
+    random_checkpoint, tmp_path
+):
+    ngram = tmp_path / "mine.arpa.xz"
+    ngram.write_bytes(b"words")
+    random_checkpoint.language_model = ngram
+    save_checkpoint(tmp_path / "a", random_checkpoint, "")
+    again = load_checkpoint(tmp_path / "a")
+    assert again.language_model == tmp_path / "a" / "language_model.arpa.xz"
+    save_checkpoint(tmp_path / "a", again, "")
+    assert load_checkpoint(tmp_path / "a").language_model.read_bytes() == b"words"
+
+
 def test_refuses_int8_weights_whose_scales_do_not_fit(random_checkpoint, tmp_path):
     save_checkpoint(tmp_path / "c", random_checkpoint, "", dtype=torch.int8)
     path = tmp_path / "c" / "model.safetensors"

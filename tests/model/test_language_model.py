@@ -52,6 +52,13 @@ def test_scores_are_those_of_the_file_with_backing_off(arpa: Path) -> None:
     assert not model.knows("<s>")
 
 
+def test_a_file_that_is_not_xz_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.arpa.xz"
+    path.write_text(ARPA)
+    with pytest.raises(LanguageModelError, match=r"bad\.arpa\.xz is not an n-gram"):
+        LanguageModel(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"no n-gram", b"\xff\xfe", ARPA.encode()[:120], None])
 def test_what_is_no_ngram_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "bad.arpa"

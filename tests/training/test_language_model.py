@@ -1,7 +1,9 @@
 """N-grams from text: probabilities that sum to one, nothing of held-out texts, clear errors."""
 
 import json
+import lzma
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,11 @@ the whale -- twice! The whale saw the ship.
 THE END"""
 
 
-def estimated(text: str, order: int, folder: Path) -> LanguageModel:
+def estimated(
+    text: str, order: int, folder: Path, least: Sequence[int] = (1, 1, 2, 2)
+) -> LanguageModel:
     path = folder / "lm.arpa"
-    path.write_text("\n".join(arpa(count(sentences_of(text), order))))
+    path.write_text("".join(f"{line}\n" for line in arpa(count(sentences_of(text), order), least)))
     return LanguageModel(path, weight=1.0, word_bonus=0.0)
 
 
@@ -36,14 +40,17 @@ def test_sentences_are_cut_at_their_ends_and_at_empty_lines() -> None:
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
-def test_after_any_history_the_probabilities_sum_to_one(order: int, tmp_path: Path) -> None:
-    model = estimated(TEXT, order, tmp_path)
+@pytest.mark.parametrize("least", [(1, 1, 2, 2), (1, 2, 2, 2), (1, 2, 1, 1)])
+def test_after_any_history_the_probabilities_sum_to_one(
+    order: int, least: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = estimated(TEXT, order, tmp_path, least)
     words = {word for sentence in sentences_of(TEXT) for word in sentence}
     history = model.start
     for step in ["the", "whale", "saw", "the", "crew", "end", "one"]:
         assert model.knows(step)
         total = sum(math.exp(model.score(history, w)[1]) for w in [*words, "</s>"])
-        assert total == pytest.approx(1, abs=1e-4)
+        assert total == pytest.approx(1, abs=3e-3)  # three decimals
         history, _ = model.score(history, step)
 
 
@@ -69,6 +76,12 @@ def test_sentences_like_held_out_ones_are_left_out(tmp_path: Path, capsys) -> No
     assert "1 sentences are too like" in capsys.readouterr().out
     assert "crew" not in output.read_text()
     assert LanguageModel(output).knows("swam")
+    assert main([*options, "--output", f"{output}.xz"]) == 0
+    assert lzma.decompress((tmp_path / "lm.arpa.xz").read_bytes()) == output.read_bytes()
+    assert LanguageModel(tmp_path / "lm.arpa.xz").knows("swam")
+    with pytest.raises(SystemExit):
+        main([*options, "--output", str(output), "--least", "1", "2"])
+    assert "it must be 3 numbers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import subprocess
@@ -8,9 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 
-from handler.config import HandlerConfig, read_handler_config
+from model.checkpoint import LANGUAGE_MODEL
 from tests.model.test_language_model import ARPA
 from tests.random_checkpoint import make_random_checkpoint
 from training.package import (
@@ -61,20 +61,17 @@ def test_the_same_inputs_give_the_same_bytes_anywhere(
     assert again.read_bytes() == archive.read_bytes()
 
 
-def test_an_ngram_travels_in_the_archive_and_its_settings_name_it(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    arpa = tmp_path / "mine.arpa"
-    arpa.write_text(ARPA)
-    package = build_package(checkpoint, tmp_path / "dist", language_model=arpa)
+def test_the_checkpoints_ngram_travels_along_if_it_loads(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    ngram = folder / LANGUAGE_MODEL
+    ngram.write_bytes(lzma.compress(ARPA.encode()))
+    package = build_package(folder, tmp_path / "dist")
     with zipfile.ZipFile(package.path) as file:
-        settings = read_handler_config(yaml.safe_load(file.read("model-config.yaml")))
-        assert settings.language_model is not None
-        assert file.read(settings.language_model) == arpa.read_bytes()
-        assert settings == HandlerConfig(language_model=settings.language_model)
-    arpa.write_text("no n-gram")
-    with pytest.raises(PackageError, match=r"mine\.arpa is not an n-gram"):
-        build_package(checkpoint, tmp_path / "dist", language_model=arpa)
+        assert file.read(f"checkpoint/{LANGUAGE_MODEL}") == ngram.read_bytes()
+    ngram.write_bytes(lzma.compress(b"no n-gram"))
+    with pytest.raises(PackageError, match=r"language_model\.arpa\.xz is not an n-gram"):
+        build_package(folder, tmp_path / "dist")
 
 
 def test_the_archive_holds_what_serving_needs_and_nothing_else(archive: Path) -> None:
