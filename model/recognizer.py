@@ -8,7 +8,7 @@ One `Recognizer` holds one network on one device; it keeps no state between call
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -292,7 +292,7 @@ class Recognizer:
 
     def _read(self, pieces: Sequence[_Piece]) -> list[_Reading]:
         """Read a group of pieces in one forward pass."""
-        encoded, frames, logprobs = self._encode(pieces)
+        encoded, frames, logprobs = self._encode(self._features(pieces))
         rows = [own[:count] for own, count in zip(logprobs, frames.tolist(), strict=True)]
         if pieces[0].options.mode == "fast":
             return [self._ctc_reading(*own) for own in zip(pieces, rows, strict=True)]
@@ -321,29 +321,33 @@ class Recognizer:
             readings[i] = replace(readings[i], words=words)
         return readings
 
-    def _encode(self, pieces: Sequence[_Piece]) -> tuple[Tensor, Tensor, Tensor]:
-        """Run encoder and CTC head over a group of pieces.
+    def _features(self, pieces: Sequence[_Piece]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features and valid frames of a group of pieces, in the parts that are encoded at once."""
+        at_once = len(pieces)
+        if self.device.type == "cpu":  # the last one is the longest
+            at_once = max(1, round(CPU_ENCODER_SECONDS * SAMPLE_RATE) // len(pieces[-1].waveform))
+        for start in range(0, len(pieces), at_once):
+            own = [piece.waveform for piece in pieces[start : start + at_once]]
+            waveforms = pad_sequence(own, batch_first=True).to(self.device)
+            samples = torch.tensor([len(waveform) for waveform in own], device=self.device)
+            yield self.features(waveforms, samples)
+
+    def _encode(self, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Run encoder and CTC head over a group's parts.
 
         Returns:
             The encoder's output (batch, length, width), each piece's valid frames (batch,), and the log-
             probabilities of the characters (batch, length, labels), which are on the CPU.
         """
-        at_once = len(pieces)
-        if self.device.type == "cpu":  # the longest is the last, or all are one
-            at_once = max(1, round(CPU_ENCODER_SECONDS * SAMPLE_RATE) // len(pieces[-1].waveform))
-        parts = []
-        for start in range(0, len(pieces), at_once):
-            own = [piece.waveform for piece in pieces[start : start + at_once]]
-            waveforms = pad_sequence(own, batch_first=True).to(self.device)
-            samples = torch.tensor([len(waveform) for waveform in own], device=self.device)
-            features, frames = self.features(waveforms, samples)
+        heard = []
+        for features, frames in parts:
             encoded = self.network.encoder(features, frames)
-            parts.append((encoded, frames, self.network.ctc(encoded, frames).cpu()))
-        if len(parts) == 1:
-            return parts[0]
-        encoded, counts, logprobs = zip(*parts, strict=True)
+            heard.append((encoded, frames, self.network.ctc(encoded, frames).cpu()))
+        if len(heard) == 1:
+            return heard[0]
+        outputs, counts, logprobs = zip(*heard, strict=True)
         return (
-            pad_sequence([row for part in encoded for row in part], batch_first=True),
+            pad_sequence([row for part in outputs for row in part], batch_first=True),
             torch.cat(counts),
             pad_sequence([row for part in logprobs for row in part], batch_first=True),
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import CONFIG, TOKENIZER, WEIGHTS
+from model.checkpoint import CONFIG, LANGUAGE_MODEL, TOKENIZER, WEIGHTS
 from model.recognizer import Mode, Recognizer, TranscribeOptions
 from tests.benchmarks.accuracy_systems import Clips, Loaded
 
@@ -22,5 +22,6 @@ def load_steno(*, checkpoint: str, mode: Mode, dtype: str, beam_size: int, batch
     def one_by_one(clips: Clips) -> list[str]:
         return [text for clip in clips for text in together([clip])]
 
-    size = sum((folder / name).stat().st_size for name in (WEIGHTS, CONFIG, TOKENIZER))
+    names = (WEIGHTS, CONFIG, TOKENIZER, LANGUAGE_MODEL)
+    size = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
     return Loaded(together if batched else one_by_one, size, ("torch", "torchaudio"))

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.serving --manifest test.jsonl [--limit 24] [--rounds 3]
 
-The limit is the network on ready batches; then come the recognizer from files, TorchServe with Steno,
-TorchServe with a handler as the wav2vec2 example has it around the same network, and faster-whisper.
-All get the same WAV files and the same cores, are warm, and take turns in each round.
+The limit is the network on ready features, in the recognizer's own batches. Then come the recognizer
+from files, TorchServe with Steno, TorchServe with a handler as the wav2vec2 example has it around
+the same network, and faster-whisper. All get the same WAV files and cores, are warm, and take turns in
+each round.
 """
 
 import argparse
@@ -30,12 +31,12 @@ import soundfile
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from handler.server import TorchServe
 from model.audio import SAMPLE_RATE, load_audio
-from model.recognizer import Recognizer, TranscribeOptions
-from model.search import greedy_search
+from model.recognizer import Recognizer, TranscribeOptions, _Piece
+from model.search import greedy_ctc
+from model.segmentation import Span
 from tests.benchmarks.accuracy import QUIET_LOAD, Bench, Clip, read_clips
 from tests.benchmarks.accuracy_results import SHORT_SECONDS, Spread
 from tests.benchmarks.accuracy_systems import System, all_systems
@@ -50,6 +51,7 @@ CALLERS = (1, 16)
 PROBE_SECONDS = 10.0
 PROBE_EVERY = 4
 PROBES = 20
+OPTIONS = TranscribeOptions(word_timestamps=False)
 OFFICIAL_CONFIG = "startupTimeout: 300\nresponseTimeout: 1200\n"  # all else as TorchServe has it
 NETWORK, RECOGNIZER = "network on ready batches", "recognizer from files"
 STENO, OFFICIAL = "TorchServe, Steno", "TorchServe, one item at a time"
@@ -116,20 +118,20 @@ class Contest:
 
     @torch.inference_mode()
     def network(self) -> Turn:
-        """Encoder and decoder alone."""
+        """Encoder and search alone."""
+        recognizer = self.recognizer
         started = time.perf_counter()
-        for features, frames in self.batches:
-            encoded = self.recognizer.network.encoder(features, frames)
-            greedy_search(
-                self.recognizer.network.decoder, encoded, frames, self.recognizer.tokenizer
-            )
+        for pieces, parts in self.batches:
+            encoded, frames, logprobs = recognizer._encode(parts)
+            drafts = greedy_ctc(logprobs, frames, recognizer.characters)
+            recognizer._search(pieces, encoded, frames, drafts)
         return Turn(time.perf_counter() - started)
 
     def from_files(self) -> Turn:
         """Files in, texts out, in this process."""
         started = time.perf_counter()
         waveforms = [load_audio(content) for content in self.contents]
-        found = self.recognizer.transcribe(waveforms, TranscribeOptions(word_timestamps=False))
+        found = self.recognizer.transcribe(waveforms, OPTIONS)
         return Turn(time.perf_counter() - started, [t.text for t in found.transcripts])
 
     def probe(self, capacity: float, probes: int) -> tuple[list[float], list[float]]:
@@ -153,25 +155,16 @@ class Contest:
         return alone, taken[:: PROBE_EVERY + 1]
 
     @torch.inference_mode()
-    def _ready_batches(self) -> list[tuple[Tensor, Tensor]]:
-        """Features and frames of the groups that the recognizer would make."""
-        limit = self.recognizer.max_batch_seconds * SAMPLE_RATE
-        longest = int(self.recognizer.max_piece_seconds * SAMPLE_RATE)
-        pieces = sorted((w for clip in self.clips for w in clip.samples.split(longest)), key=len)
-        groups: list[list[Tensor]] = []
-        for piece in pieces:
-            if not groups or len(piece) * (len(groups[-1]) + 1) > limit:
-                groups.append([])
-            groups[-1].append(piece)
-        dtype = self.recognizer.network.encoder.conv1.weight.dtype
-        ready = []
-        for group in groups:
-            samples = torch.tensor([len(piece) for piece in group])
-            features, frames = self.recognizer.features(
-                pad_sequence(group, batch_first=True), samples
-            )
-            ready.append((features.to(dtype), frames))
-        return ready
+    def _ready_batches(self) -> list[tuple[list[_Piece], list[tuple[Tensor, Tensor]]]]:
+        """The recognizer's groups of pieces, and their features."""
+        recognizer = self.recognizer
+        pieces = [
+            _Piece(0, Span(0, len(part)), part, OPTIONS)
+            for clip in self.clips
+            for part in clip.samples.split(int(recognizer.max_piece_seconds * SAMPLE_RATE))
+        ]
+        groups = [[pieces[i] for i in group] for group in recognizer._groups(pieces)]
+        return [(group, list(recognizer._features(group))) for group in groups]
 
 
 def as_wav(samples: Tensor) -> bytes:
@@ -203,13 +196,13 @@ def draw_evenly(clips: Sequence[Clip], count: int) -> list[Clip]:
     return [by_length[int((k + 0.5) * len(clips) / chosen)] for k in range(chosen)]
 
 
-def peer_systems() -> list[System]:
-    """faster-whisper's int8 settings, plain and batched."""
+def peer_systems(weights: Sequence[str]) -> list[System]:
+    """faster-whisper's int8 settings with these weights, plain and batched."""
     return [
         system
         for system in all_systems("", [])
         if system.loader == "faster_whisper"
-        and system.options["weights"] in PEERS
+        and system.options["weights"] in weights
         and system.options["compute_type"] == "int8"
     ]
 
@@ -298,7 +291,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def measure(
-    contest: Contest, bench: Bench | None, rounds: int, threads: int
+    contest: Contest, bench: Bench | None, peers: Sequence[System], rounds: int, threads: int
 ) -> tuple[list[Row], dict[str, Spread]]:
     """All rounds; returns the rows, and RTFx on the short clips of the recognizer and the peers."""
     rtfx: defaultdict[str, list[float]] = defaultdict(list)
@@ -308,7 +301,6 @@ def measure(
     turns = contest.turns()
     for turn in turns.values():  # the first turn of each warms it up
         turn()
-    systems = peer_systems() if bench else []
     few = [clip for clip in contest.clips if clip.seconds < SHORT_SECONDS]
     for _ in range(rounds):
         for name, turn in turns.items():
@@ -321,10 +313,10 @@ def measure(
         if few:
             started = time.perf_counter()
             waveforms = [clip.samples for clip in few]
-            contest.recognizer.transcribe(waveforms, TranscribeOptions(word_timestamps=False))
+            contest.recognizer.transcribe(waveforms, OPTIONS)
             taken = time.perf_counter() - started
             short[RECOGNIZER].append(sum(clip.seconds for clip in few) / taken)
-        for system in systems:
+        for system in peers if bench else []:
             assert bench is not None
             answer = bench.run(system, threads, whole=False)
             for of_short, kept in ((False, rtfx), (True, short)):
@@ -343,21 +335,26 @@ def measure(
 
 
 def measure_long(
-    contest: Contest, seconds: float, peers_python: Path | None, threads: int, folder: Path
+    contest: Contest,
+    seconds: float,
+    peers_python: Path | None,
+    peers: Sequence[System],
+    threads: int,
+    folder: Path,
 ) -> str:
     """RTFx on one long recording, joined from the clips: the recognizer and the batched peers."""
     joined = torch.cat([clip.samples for clip in contest.clips])
     samples = joined.repeat(int(np.ceil(seconds * SAMPLE_RATE / len(joined))))
     samples = samples[: int(seconds * SAMPLE_RATE)]
     started = time.perf_counter()
-    contest.recognizer.transcribe([samples], TranscribeOptions(word_timestamps=False))
+    contest.recognizer.transcribe([samples], OPTIONS)
     ours = seconds / (time.perf_counter() - started)
     lines = [f"| one recording of {seconds:g} s | RTFx | Steno's to it |", "|---|---|---|"]
     lines.append(f"| {RECOGNIZER} | {ours:.1f} | |")
     if peers_python:
         clip = Clip("long", contest.clips[0].utterance, samples, "")
         bench = Bench([clip], 1, peers_python, folder)
-        for system in peer_systems():
+        for system in peers:
             if system.batched:
                 value = bench.rtfx(bench.run(system, threads, whole=False), short=False)
                 assert value is not None
@@ -381,6 +378,7 @@ def main() -> None:
     parser.add_argument(
         "--peers-python", type=Path, help="Python with the peers' packages; without it no peers"
     )
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="their weights")
     parser.add_argument("--output", type=Path, help="folder for serving.json and serving.svg")
     parser.add_argument("--document", type=Path, help="page whose tables to fill")
     args = parser.parse_args()
@@ -402,10 +400,10 @@ def main() -> None:
         }
         workers = {name: wait_for_all_workers(server) for name, server in servers.items()}
         contest = Contest(clips, args.checkpoint, servers)
-        bench = None
+        bench, peers = None, peer_systems(args.peers)
         if args.peers_python:
             bench = Bench(clips, len(clips), args.peers_python, folder)
-        rows, short = measure(contest, bench, args.rounds, args.threads)
+        rows, short = measure(contest, bench, peers, args.rounds, args.threads)
         found = {row.name: row for row in rows}
         capacity = found[callers_name(STENO, CALLERS[-1])].rtfx.median * len(clips)
         alone, loaded = contest.probe(capacity / contest.audio_seconds, args.probes)
@@ -415,7 +413,7 @@ def main() -> None:
         }
         if args.long:
             texts["long"] = measure_long(
-                contest, args.long, args.peers_python, args.threads, folder
+                contest, args.long, args.peers_python, peers, args.threads, folder
             )
     facts: dict[str, Any] = {
         "command": f"python -m tests.benchmarks.serving {shlex.join(sys.argv[1:])}",
