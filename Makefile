@@ -10,7 +10,7 @@ RUN ?= runs/mine
 CONFIG ?= training/configs/finetune.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech bench-prepare pipeline bench-pod test-cluster scan loadtest capacity bench bench-service-time lock clean
+.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech bench-prepare pipeline bench-pod test-cluster scan loadtest capacity bench bench-settings bench-service-time lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ capacity: .venv/dev.done ## How many pods, which autoscaling target, what cost (
 bench: .venv/dev.done .venv-peers/done ## Serving speed beside its limit and its rivals: make bench MANIFEST=test.jsonl
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench MANIFEST=test.jsonl (see docs/performance.md)"; exit 2; }
 	@$(BIN)/python -m tests.benchmarks.serving --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --peers-python .venv-peers/bin/python --output docs/performance --document docs/performance.md $(ARGS)
+
+bench-settings: .venv/dev.done ## Workers, threads, batches and delays compared: make bench-settings MANIFEST=test.jsonl
+	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench-settings MANIFEST=test.jsonl (see docs/performance.md)"; exit 2; }
+	@$(BIN)/python -m tests.benchmarks.settings --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --document docs/performance.md $(ARGS)
 
 bench-service-time: .venv/dev.done ## How long the worker takes for a batch; `make capacity` plans with it
 	@$(BIN)/python -m tests.benchmarks.service_times --checkpoint $(CHECKPOINT) $(ARGS)

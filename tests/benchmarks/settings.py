@@ -1,0 +1,152 @@
+"""Throughput and latency of TorchServe under other settings of workers, threads, batch and delay.
+
+    python -m tests.benchmarks.settings --manifest test.jsonl [--limit 48] [--rounds 2]
+
+One thing differs from the shipped settings at a time. Each server runs alone, on the same cores.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from handler.server import TorchServe
+from tests.benchmarks.accuracy import QUIET_LOAD, read_clips
+from tests.benchmarks.serving import as_wav, draw_evenly
+from tests.benchmarks.serving_client import Client, wait_for_all_workers
+from training.documents import fill
+from training.machine import Machine
+from training.package import ROOT, build_package
+
+CALLERS = (1, 16)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What differs from `handler/model-config.yaml`; None is as it stands there.
+
+    Attributes:
+        workers: of the model, each with `threads` threads.
+        batch: most requests recognized together.
+        delay: milliseconds that the first of them waits for others.
+        seconds: most padded audio in a group.
+    """
+
+    workers: int | None = None
+    threads: int | None = None
+    batch: int | None = None
+    delay: int | None = None
+    seconds: int | None = None
+
+    def config(self) -> dict[str, Any]:
+        """TorchServe's settings for the model."""
+        path = ROOT / "handler" / "model-config.yaml"
+        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        changes = {
+            "minWorkers": self.workers,
+            "maxWorkers": self.workers,
+            "batchSize": self.batch,
+            "maxBatchDelay": self.delay,
+        }
+        values |= {key: value for key, value in changes.items() if value is not None}
+        inner = {"cpu_threads": self.threads, "max_batch_seconds": self.seconds}
+        values["handler"] |= {key: value for key, value in inner.items() if value is not None}
+        return values
+
+
+def settings(cores: int) -> list[Setting]:
+    """The shipped ones, then those with one difference."""
+    return [
+        Setting(),
+        Setting(workers=cores, threads=1),
+        Setting(workers=cores, threads=cores),
+        Setting(threads=1),
+        *(Setting(batch=n) for n in (1, 4, 16)),
+        *(Setting(delay=n) for n in (1, 100)),
+        *(Setting(seconds=n) for n in (60, 240)),
+    ]
+
+
+def measure(
+    setting: Setting, checkpoint: Path, contents: Sequence[bytes], rounds: int
+) -> dict[int, tuple[float, float]]:
+    """For each number of callers: seconds for all files, and the 95th percentile of a request's."""
+    with TemporaryDirectory(prefix="settings-") as name:
+        config = Path(name) / "model-config.yaml"
+        config.write_text(yaml.safe_dump(setting.config()), encoding="utf-8")
+        build_package(checkpoint, Path(name) / "store", model_config=config)
+        with TorchServe(Path(name) / "store") as server:
+            wait_for_all_workers(server)
+            client = Client(server)
+            client.closed_loop(contents, CALLERS[-1])  # warm
+            found = {}
+            for callers in CALLERS:
+                calls = [client.closed_loop(contents, callers) for _ in range(rounds)]
+                found[callers] = (
+                    statistics.median(call.seconds for call in calls),
+                    statistics.median(float(np.quantile(call.latency, 0.95)) for call in calls),
+                )
+    return found
+
+
+def main() -> None:
+    """Measure each setting, print the table, and fill a document where asked to."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.settings", description="Settings of TorchServe compared."
+    )
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, default=Path("model/shipped"))
+    parser.add_argument("--limit", type=int, default=48, help="clips, evenly from all lengths")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--document", type=Path, help="page whose tables to fill")
+    args = parser.parse_args()
+    load = os.getloadavg()[0]
+    if load > QUIET_LOAD:
+        print(f"Beware: the machine is busy (load {load:.1f}).", file=sys.stderr)
+    clips = draw_evenly(read_clips(args.manifest, None), args.limit)
+    contents = [as_wav(clip.samples) for clip in clips]
+    audio = sum(clip.seconds for clip in clips)
+    shipped = Setting().config()
+    cores = len(os.sched_getaffinity(0))
+    head = "| workers × threads | batch | delay, ms | padded seconds |"
+    head += "".join(f" RTFx, {n} callers | p95, s |" for n in CALLERS).replace(
+        "1 callers", "1 caller"
+    )
+    lines = [head, "|---" * (4 + 2 * len(CALLERS)) + "|"]
+    for setting in settings(cores):
+        workers = setting.workers or shipped["minWorkers"]
+        threads = setting.threads or cores // workers
+        values = [
+            (f"{workers} × {threads}", setting.workers or setting.threads),
+            (setting.batch or shipped["batchSize"], setting.batch),
+            (setting.delay or shipped["maxBatchDelay"], setting.delay),
+            (setting.seconds or shipped["handler"]["max_batch_seconds"], setting.seconds),
+        ]
+        cells = [f"**{value}**" if differs else f"{value}" for value, differs in values]
+        for seconds, p95 in measure(setting, args.checkpoint, contents, args.rounds).values():
+            cells += [f"{audio / seconds:.1f}", f"{p95:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    conditions = (
+        f"{len(clips)} clips, {audio / 60:.1f} minutes, medians of {args.rounds} rounds, by"
+        f" `python -m tests.benchmarks.settings {shlex.join(sys.argv[1:])}` on"
+        f" {Machine.here(torch.device('cpu'))}. Load before: {load:.1f}."
+    )
+    table = "\n".join([conditions, "", *lines])
+    print(table)
+    if args.document:
+        fill(args.document, "settings", table)
+
+
+if __name__ == "__main__":
+    main()
