@@ -438,13 +438,16 @@ class Recognizer:
 
         Few letters that it is unsure of are no speech. `logprobs` (frames, labels), valid frames only.
         """
+        best, labels = logprobs.max(-1)
+        letters = best[labels != Characters.BLANK]
+        if not len(letters):  # an n-gram would find a word all the same
+            return "", 0.0
         if piece.options.hotwords or self.language_model is not None:
             bias = LetterBias(piece.options.hotwords, self.characters)
             text = CTCBeamSearch(self.characters, bias, self.language_model)(logprobs)
         else:
             (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
-        best, labels = logprobs.max(-1)
-        avg_logprob = float(best[labels != Characters.BLANK].mean()) if text else 0.0
+        avg_logprob = float(letters.mean()) if text else 0.0
         few = max(CTC_LEAST_LETTERS, CTC_LETTERS_PER_SECOND * len(piece.waveform) / SAMPLE_RATE)
         if avg_logprob < CTC_AVG_LOGPROB_LIMIT and len(text.replace(" ", "")) < few:
             return "", 0.0

@@ -22,6 +22,7 @@ from model.search import Decoded
 from model.tokenizer import Characters
 from tests.benchmarks.conditions import level
 from tests.benchmarks.non_speech import SOUNDS
+from tests.model.test_language_model import ARPA
 from tests.random_checkpoint import SHIPPED
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -342,6 +343,22 @@ def test_few_letters_that_the_ctc_head_is_unsure_of_are_no_speech(
     ctc_hears(random_recognizer, monkeypatch, text, logprob)
     (transcript,) = random_recognizer.transcribe([sound(2.0, 1)], FAST).transcripts
     assert transcript.text == heard
+
+
+def test_where_no_frame_has_a_letter_the_ngram_finds_no_word(
+    random_folder, sound, tmp_path, monkeypatch
+):
+    (tmp_path / "lm.arpa").write_text(ARPA.replace("ships", "a"))
+    recognizer = Recognizer.load(
+        random_folder, device="cpu", dtype="float32", language_model=tmp_path / "lm.arpa"
+    )
+    # "a" is possible everywhere, and nowhere the most probable.
+    rows = torch.full((125, len(Characters())), -20.0)
+    rows[:, Characters.BLANK] = math.log(0.9)
+    rows[:, Characters().encode("a")[0]] = math.log(0.1)
+    monkeypatch.setattr(recognizer.network.ctc, "forward", lambda *_: rows[None])
+    (transcript,) = recognizer.transcribe([sound(2.0, 1)], FAST).transcripts
+    assert transcript.text == ""
 
 
 @pytest.mark.parametrize("words", [True, False])
