@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +37,7 @@ from model.search import (
     compression_ratio,
     greedy_ctc,
     greedy_search,
+    until_repeated,
 )
 from model.segmentation import Span, split_at_pauses
 from model.tokenizer import Characters
@@ -56,6 +58,9 @@ CTC_LETTERS_PER_SECOND = 2.0
 # Most padded audio that a CPU encodes at once: what a layer makes of more does not fit its cache, while
 # searching many clips together pays (docs/experiments.md).
 CPU_ENCODER_SECONDS = 30.0
+# The decoder may write a sentence again and again where it does not hear the end; what it wrote once is
+# kept if it is so like the CTC head's text (1 is the same). Two sentences that share no word have 0.3.
+LIKE_HEARD = 0.6
 # Texts that are kept of a clip in doubt; 5 were no better on dev (docs/experiments.md).
 BEAM_SIZE = 3
 # A sentence ends with one of these, unless the word is a title.
@@ -301,6 +306,7 @@ class Recognizer:
         readings = []
         doubtful = set()
         questionable = set()
+        found = [self._unlooped(*own) for own in zip(found, drafts, strict=True)]
         for i, (decoded, count) in enumerate(zip(found, frames.tolist(), strict=True)):
             text = self.tokenizer.decode(decoded.tokens)
             unsure = decoded.avg_logprob < AVG_LOGPROB_LIMIT or decoded.looped
@@ -397,6 +403,18 @@ class Recognizer:
             )
             found.update(zip(rows, decoded, strict=True))
         return [found[i] for i in range(len(pieces))]
+
+    def _unlooped(self, decoded: Decoded, heard: str) -> Decoded:
+        """A text that loops without its repetitions, if the CTC head heard much the same."""
+        if not decoded.looped:
+            return decoded
+        tokens = tuple(until_repeated(decoded.tokens))
+        once = self.tokenizer.decode(tokens).lower()
+        if SequenceMatcher(None, once, heard, autojunk=False).ratio() < LIKE_HEARD:
+            return decoded
+        return replace(
+            decoded, tokens=tokens, logprobs=decoded.logprobs[: len(tokens)], looped=False
+        )
 
     def _is_invented(self, text: str, decoded: Decoded, frames: int) -> bool:
         """Whether a text loops, or is longer than its audio can hold.

@@ -77,6 +77,17 @@ def cycle_length(tokens: Sequence[int]) -> int | None:
     return None
 
 
+def until_repeated(tokens: Sequence[int]) -> Sequence[int]:
+    """A text that loops, up to where it begins to repeat itself; any other as it is."""
+    period = cycle_length(tokens)
+    if period is None:
+        return tokens
+    end = len(tokens)
+    while end > period and tokens[end - 1] == tokens[end - 1 - period]:
+        end -= 1
+    return tokens[:end]
+
+
 def most_tokens(decoder: Decoder, frames: Tensor, prompt_length: int) -> list[int]:
     """How many tokens the text of each clip may have that has this many valid frames."""
     room = decoder.embed_positions.num_embeddings - prompt_length

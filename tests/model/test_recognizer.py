@@ -82,13 +82,13 @@ def test_a_batch_gives_the_texts_of_its_items(shipped_recognizer, speech, order,
         assert [w.start for w in transcript.words] == [w.start for w in alone.words]
 
 
-@pytest.mark.parametrize(("mode", "word"), [("accurate", "metres"), ("fast", "bridge")])
+@pytest.mark.parametrize(("mode", "word"), [("accurate", "metres"), ("fast", "meters")])
 def test_a_hot_word_is_written_where_it_sounds_so_and_nowhere_else(
     shipped_recognizer, speech, mode, word
 ):
     news, short = speech[0], speech[5]
     plain = TranscribeOptions(mode, False)
-    hot = TranscribeOptions(mode, False, hotwords=SOUND_ALIKE)
+    hot = TranscribeOptions(mode, False, hotwords=(Hotword(word, 2.0), Hotword("Kubernetes")))
     before = [t.text for t in shipped_recognizer.transcribe([news, short], plain).transcripts]
     after = [t.text for t in shipped_recognizer.transcribe([news, short], hot).transcripts]
     assert word not in before[0].split() and word in after[0].split()
@@ -359,6 +359,22 @@ def test_where_no_frame_has_a_letter_the_ngram_finds_no_word(
     monkeypatch.setattr(recognizer.network.ctc, "forward", lambda *_: rows[None])
     (transcript,) = recognizer.transcribe([sound(2.0, 1)], FAST).transcripts
     assert transcript.text == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [("so be it then", "So be it then."), ("the cat sat on a mat", "the cat sat on a mat")],
+    ids=["as it was heard", "otherwise"],
+)
+def test_a_sentence_written_again_and_again_is_kept_once_if_it_was_heard_so(
+    random_recognizer, sound, monkeypatch, said, text
+):
+    ctc_hears(random_recognizer, monkeypatch, said)
+    decoded_as(
+        random_recognizer, monkeypatch, "So be it then." + " So be it then." * 7, looped=True
+    )
+    (transcript,) = random_recognizer.transcribe([sound(2.0, 1)], ACCURATE).transcripts
+    assert transcript.text == text
 
 
 @pytest.mark.parametrize("words", [True, False])

@@ -16,6 +16,7 @@ from model.search import (
     cycle_length,
     greedy_ctc,
     greedy_search,
+    until_repeated,
 )
 from model.tokenizer import Characters
 
@@ -35,6 +36,7 @@ def test_finds_a_cycle_at_the_end_whatever_stands_before(before, cycle, repeats)
 @pytest.mark.parametrize("tokens", [[], [1, 2, 3], [7, 7, 7, 7, 7, 7], list(range(100))])
 def test_ordinary_repetition_is_speech(tokens):
     assert cycle_length(tokens) is None
+    assert list(until_repeated(tokens)) == list(tokens)
 
 
 def test_compression_ratio_tells_repetition():
@@ -174,3 +176,10 @@ def test_ctc_merges_repeats_and_drops_blanks_and_padding():
     path = torch.tensor([[label[" "], *spelled, 0, label["h"], label["h"]]])
     logprobs = torch.nn.functional.one_hot(path, len(characters)).float().log()
     assert greedy_ctc(logprobs, torch.tensor([11]), characters) == ["hello"]
+
+
+def test_what_is_repeated_is_kept_once_with_what_stood_before():
+    sentence = list(range(8))
+    assert until_repeated([90, 91, *sentence * 4]) == [90, 91, *sentence]
+    assert until_repeated([90, *sentence * 4, 0, 1, 2]) == [90, *sentence]
+    assert until_repeated([*sentence, *sentence]) == [*sentence, *sentence]  # said twice
