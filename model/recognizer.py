@@ -59,8 +59,8 @@ CTC_LETTERS_PER_SECOND = 2.0
 # searching many clips together pays (docs/experiments.md).
 CPU_ENCODER_SECONDS = 30.0
 # The decoder may write a sentence again and again where it does not hear the end; what it wrote once is
-# kept if it is so like the CTC head's text (1 is the same). Texts of different clips are not: of 300 pairs
-# of dev none had more than 0.45.
+# kept if it is so like the CTC head's text (1 is the same). Texts of different clips are less so: 300
+# pairs of dev had 0.45 at most.
 LIKE_HEARD = 0.6
 # Texts that are kept of a clip in doubt; 5 were no better on dev (docs/experiments.md).
 BEAM_SIZE = 3
