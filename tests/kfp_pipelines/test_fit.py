@@ -204,7 +204,7 @@ def test_overrides_reach_into_the_recipe(store: StoreConfig, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"recipe": "finetun"}, "there is no recipe 'finetun'; there are base, base_2, base_3, finetune"),
+        ({"recipe": "finetun"}, "no recipe 'finetun'; there are base, base_2, base_3, finetune"),
         ({"overrides": {"epoch": 2}}, "epoch: Extra inputs are not permitted"),
         ({"overrides": {"optimizer.learning_rate": -1}}, "optimizer.learning_rate: Input should"),
     ],
