@@ -33,7 +33,7 @@ class AsrHandler:
         Raises:
             pydantic.ValidationError: for a wrong `handler:` section.
             model.checkpoint.CheckpointError: for a damaged checkpoint.
-            model.language_model.LanguageModelError: for an n-gram that is missing or damaged.
+            model.language_model.LanguageModelError: for a damaged n-gram in it.
         """
         config = read_handler_config(context.model_yaml_config)
         threads = config.cpu_threads or threads_for_worker(workers_of(context.model_yaml_config))
