@@ -1,5 +1,6 @@
 """The pipeline on this machine: the same definition, each step a process, TorchServe as the release."""
 
+import builtins
 import copy
 import os
 import warnings
@@ -64,7 +65,7 @@ class Runner:
             enable_caching=self.caching,
             cache_root=str(self.folder / "cache"),
         )
-        with _environment(self.variables), warnings.catch_warnings():
+        with _environment(self.variables), _same_print(), warnings.catch_warnings():
             # Pods' resources and images mean nothing here.
             warnings.simplefilter("ignore")
             try:
@@ -81,6 +82,21 @@ def _once() -> Any:
         for task in graph.dag.tasks.values():
             task.ClearField("retry_policy")
     return pipeline
+
+
+@contextmanager
+def _same_print() -> Iterator[None]:
+    """Give `print` back as it was.
+
+    kfp 2 indents a step's output by replacing `builtins.print` while it runs. Of two steps at
+    once, the one that ends last puts the other's replacement back, and everything that this
+    process prints later stays indented.
+    """
+    former = builtins.print
+    try:
+        yield
+    finally:
+        builtins.print = former
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """The whole pipeline, run for real on this machine: S3, every step as a process, TorchServe."""
 
+import builtins
 from pathlib import Path
 
 import pytest
+from kfp.local.logging_utils import indented_print
 
-from kfp_pipelines.local import RunFailed, local_session
+from kfp_pipelines import local
+from kfp_pipelines.local import Runner, RunFailed, local_session
 from kfp_pipelines.record import notes
 from kfp_pipelines.rollout import PROBE, Probe, roll_out
 from store import ModelStore, StoreConfig
@@ -26,6 +29,24 @@ TINY = {
         "batches": {"padded_seconds": 16, "workers": 0},
     },
 }
+
+
+def test_steps_that_overlap_leave_print_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overlapping(**_: object) -> None:
+        first, second = indented_print(), indented_print()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+        assert builtins.print is not former  # kfp's fault is still there
+
+    former = builtins.print
+    monkeypatch.setattr(builtins, "print", former)  # put back whatever happens
+    monkeypatch.setattr(local, "_once", lambda: overlapping)
+    Runner(StoreConfig(url=str(tmp_path)), tmp_path, False, {}).run({})
+    assert builtins.print is former
 
 
 @pytest.mark.slow
