@@ -7,7 +7,7 @@ import pytest
 from kfp.local.logging_utils import indented_print
 
 from kfp_pipelines import local
-from kfp_pipelines.local import Runner, RunFailed, local_session
+from kfp_pipelines.local import RunFailed, Runner, local_session
 from kfp_pipelines.record import notes
 from kfp_pipelines.rollout import PROBE, Probe, roll_out
 from store import ModelStore, StoreConfig
