@@ -41,6 +41,19 @@ class _Text:
         return self.logprob + self.earned
 
 
+@dataclass(frozen=True)
+class _Clip:
+    """A clip that is being searched.
+
+    Attributes:
+        row: its place among the results.
+        texts: that are kept, the best first.
+    """
+
+    row: int
+    texts: list[_Text]
+
+
 @torch.inference_mode()
 def beam_search(
     decoder: Decoder,
@@ -50,11 +63,17 @@ def beam_search(
     prompts: Sequence[Sequence[int]],
     biases: Sequence[TokenBias | None],
     beam_size: int,
+    rivals: Sequence[Decoded | None] | None = None,
 ) -> list[Decoded]:
     """Find the text of every clip that is most probable with the bonus of its hot words.
 
-    Arguments and result as for `model.search.greedy_search`; `biases` holds each
-    clip's hot words or None, `beam_size` says how many texts are kept of each clip.
+    Arguments and result as for `model.search.greedy_search`, and:
+
+    Args:
+        biases: each clip's hot words, or None.
+        beam_size: how many texts are kept of each clip.
+        rivals: for a clip without hot words, a text that was found before. What is less probable is not
+            followed, and it is the result where nothing more probable is found.
     """
     device = encoded.device
     cache = decoder.start(encoded, frames, remember=True)
@@ -62,30 +81,42 @@ def beam_search(
     barred, barred_first = barred_tokens(decoder, tokenizer)
     hidden = decoder(torch.tensor(prompts, device=device), cache)
     no_speech = no_speech_probs(decoder, hidden[:, -len(tokenizer.prompt) :], tokenizer)
-    ended: list[_Text | None] = [None] * len(limits)
-    # Beside each text its clip.
-    live = [
-        (row, _Text((), (), 0.0, 0.0, bias.start if bias else 0)) for row, bias in enumerate(biases)
+    ended: list[_Text | None] = [
+        _Text(rival.tokens, rival.logprobs, sum(rival.logprobs), 0.0, 0) if rival else None
+        for rival in rivals or [None] * len(limits)
     ]
+    live = [
+        _Clip(row, [_Text((), (), 0.0, 0.0, bias.start if bias else 0)])
+        for row, bias in enumerate(biases)
+    ]
+    width = 1  # rows that the cache holds of each clip
     while live:
-        scores = decoder.scores(hidden[:, -1]).float()
-        scores += barred if live[0][1].tokens else barred_first
+        rows = [
+            clip * width + place for clip, c in enumerate(live) for place in range(len(c.texts))
+        ]
+        texts = [(clip.row, text) for clip in live for text in clip.texts]
+        scores = decoder.scores(hidden[rows, -1]).float()
+        scores += barred if texts[0][1].tokens else barred_first
         total = scores.logsumexp(-1, keepdim=True)
-        bonuses = torch.zeros_like(scores)
-        for place, (row, text) in enumerate(live):
-            if bias := biases[row]:
-                bonuses[place] = bias.bonuses(text.state).to(device)
+        ranked = scores
+        if any(biases):
+            ranked = scores.clone()
+            for place, (row, text) in enumerate(texts):
+                if bias := biases[row]:
+                    ranked[place] += bias.bonuses(text.state).to(device)
         # One more than goes on: the end may be among them.
-        chosen = (scores + bonuses).topk(beam_size + 1).indices
+        highest, chosen = ranked.topk(beam_size + 1)
+        own = scores.gather(1, chosen)
         steps = zip(
-            live,
+            rows,
+            texts,
             chosen.tolist(),
-            (scores.gather(1, chosen) - total).tolist(),
-            bonuses.gather(1, chosen).tolist(),
+            (own - total).tolist(),
+            (highest - own).tolist(),
             strict=True,
         )
-        grown: list[list[tuple[_Text, int, int]]] = [[] for _ in limits]
-        for place, ((row, text), *columns) in enumerate(steps):
+        grown: dict[int, list[tuple[_Text, int, int]]] = {clip.row: [] for clip in live}
+        for place, (row, text), *columns in steps:
             for token, logprob, bonus in zip(*columns, strict=True):
                 longer = replace(
                     text,
@@ -94,14 +125,14 @@ def beam_search(
                     earned=text.earned + bonus,
                 )
                 grown[row].append((longer, token, place))
-        before = [row for row, _ in live]
-        live, places = [], []
-        for row, candidates in enumerate(grown):
+        going, clips, places = [], [], []
+        for clip, (row, candidates) in enumerate(grown.items()):
             candidates.sort(key=lambda candidate: candidate[0].score, reverse=True)
-            kept = 0
+            kept: list[_Text] = []
+            sources: list[int] = []
             for text, token, place in candidates:
                 rival = ended[row]
-                if kept == beam_size or (rival is not None and rival.score >= text.score):
+                if len(kept) == beam_size or (rival is not None and rival.score >= text.score):
                     break  # what is added to a text hardly ever makes it more probable
                 if token == tokenizer.end:
                     ended[row] = text
@@ -114,14 +145,26 @@ def beam_search(
                 if looped:
                     ended[row] = text
                 else:
-                    live.append((row, text))
-                    places.append(place)
-                    kept += 1
+                    kept.append(text)
+                    sources.append(place)
+            if kept:
+                going.append(_Clip(row, kept))
+                clips.append(clip)
+                places.append(sources)
+        live = going
         if live:
-            same = [row for row, _ in live] == before
-            cache.select(places, same_audio=same)
-            last = torch.tensor([[text.tokens[-1]] for _, text in live], device=device)
-            hidden = decoder(last, cache)
+            width = max(map(len, places))
+            lacking = [own[:1] * (width - len(own)) for own in places]  # fed, and not looked at
+            cache.select(
+                [row for own, more in zip(places, lacking, strict=True) for row in own + more],
+                clips,
+            )
+            last = [
+                [text.tokens[-1]]
+                for clip in live
+                for text in clip.texts + clip.texts[:1] * (width - len(clip.texts))
+            ]
+            hidden = decoder(torch.tensor(last, device=device), cache)
     found = []
     for best, probability in zip(ended, no_speech, strict=True):
         assert best is not None, "a text ends at its limit at the latest"

@@ -228,10 +228,10 @@ class DecoderCache:
     it shorter, is not seen and gets written over.
 
     Attributes:
-        audio: for each layer, keys and values of the encoder's output.
-        mask: bool (batch, 1, 1, frames), True for valid frames; None if all are.
-        text: for each layer, keys and values of the tokens so far, (batch, heads, room, HEAD_WIDTH);
-            none if nothing shall be remembered.
+        audio: for each layer, keys and values of the encoder's output, once for each clip.
+        mask: bool (clips, 1, 1, frames), True for valid frames; None if all are.
+        text: for each layer, keys and values of the tokens so far, (rows, heads, room, HEAD_WIDTH);
+            none if nothing shall be remembered. A clip has one row, or as many as every other clip.
         lengths: tokens so far of each row.
     """
 
@@ -247,19 +247,21 @@ class DecoderCache:
             more = (0, 0, 0, lacking + ROOM_STEP)
             self.text = [(F.pad(k, more), F.pad(v, more)) for k, v in self.text]
 
-    def select(self, rows: list[int], *, same_audio: bool = False) -> None:
-        """Keep only the given rows, in their order.
+    def select(self, rows: list[int], clips: list[int] | None = None) -> None:
+        """Keep only the given rows, in their order; one may stand there several times.
 
         Args:
-            rows: one may stand there several times.
-            same_audio: each comes from a row of the same clip as that whose place it takes, so that the
-                audio, most of what is kept, need not be copied.
+            rows: of the texts.
+            clips: whose audio stays; None: a clip for each row. The texts of a clip follow each other,
+                as many of each clip as of any other.
         """
         chosen = torch.tensor(rows, device=self.audio[0][0].device)
         self.text = [(k[chosen], v[chosen]) for k, v in self.text]
         self.lengths = [self.lengths[row] for row in rows]
-        if same_audio:
+        if clips == list(range(len(self.audio[0][0]))):
             return
+        if clips is not None:
+            chosen = torch.tensor(clips, device=chosen.device)
         self.audio = [(k[chosen], v[chosen]) for k, v in self.audio]
         self.mask = None if self.mask is None else self.mask[chosen]
 
@@ -311,11 +313,11 @@ class Decoder(nn.Module):
         """Feed the next tokens of each row; each sees itself and those before it.
 
         Args:
-            tokens: int64 (batch, length).
+            tokens: int64 (rows, length).
             cache: from `start`; every row of it grows by `length`.
 
         Returns:
-            (batch, length, width), which `scores` turns into the next token after each.
+            (rows, length, width), which `scores` turns into the next token after each.
 
         Raises:
             ValueError: a text grows longer than the network's positions.
@@ -344,9 +346,9 @@ class Decoder(nn.Module):
                 all_values[row, :, places] = values.transpose(1, 2)
                 keys, values = all_keys[:, :, :longest], all_values[:, :, :longest]
             x = x + layer.self_attn(normed, keys, values, mask, causal=not cache.text)
-            x = x + layer.encoder_attn(
-                layer.encoder_attn_layer_norm(x), *cache.audio[i], cache.mask
-            )
+            # The rows of a clip attend to one copy of its audio, as if they were one text.
+            queries = layer.encoder_attn_layer_norm(x).view(len(cache.audio[i][0]), -1, x.shape[-1])
+            x = x + layer.encoder_attn(queries, *cache.audio[i], cache.mask).view_as(x)
             x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
         cache.lengths = [n + length for n in cache.lengths]
         return self.layer_norm(x)

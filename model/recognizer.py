@@ -2,17 +2,20 @@
 
     waveforms → cut at pauses → groups of similar length → log-mel → encoder → decoder → words' times
 
-One `Recognizer` holds one network on one device; it keeps no state between calls.
+One `Recognizer` holds one network on one device; it keeps no state between calls. On a CPU it has the
+threads that torch had when it was made.
 """
 
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -44,6 +47,8 @@ from model.tokenizer import Characters
 from model.transcript import Segment, Transcript, Word
 
 Mode = Literal["accurate", "fast"]
+Share = TypeVar("Share")
+Result = TypeVar("Result")
 
 # -80 dB of full scale: below it there is dither at most, and the network would be asked to read noise.
 SILENCE_PEAK = 1e-4
@@ -58,6 +63,13 @@ CTC_LETTERS_PER_SECOND = 2.0
 # Most padded audio that a CPU encodes at once: what a layer makes of more does not fit its cache, while
 # searching many clips together pays (docs/experiments.md).
 CPU_ENCODER_SECONDS = 30.0
+# Longest stretch of a recording; a pause is sought from half of it on. Longer ones are slower, since
+# a doubt anywhere in one has all of it searched again, and have no fewer errors; shorter ones end
+# sentences that go on (docs/experiments.md). The network itself takes 29.5 s.
+PIECE_SECONDS = 20.0
+# A CPU reads two shares of a batch at once, each with half of the threads: what a search computes in a
+# step is too little for many (docs/experiments.md).
+CPU_LANES = 2
 # The decoder may write a sentence again and again where it does not hear the end; what it wrote once is
 # kept if it is so like the CTC head's text (1 is the same). Texts of different clips are less so: 300
 # pairs of dev had 0.45 at most.
@@ -144,7 +156,8 @@ class Recognizer:
         dtype: of matrix products: "float32", "bfloat16", or "int8", which on a CPU with AVX-512's VNNI
             has the decoder in int8 and the rest in bfloat16 or float32. "auto" is the fastest that the
             device has units for.
-        max_batch_seconds: most padded audio in one forward pass; it bounds memory.
+        max_batch_seconds: most padded audio in one forward pass, of which a CPU has two at once; it
+            bounds memory.
         language_model: an n-gram that judges the words of mode "fast"; the checkpoint's own by default.
 
     Raises:
@@ -189,7 +202,7 @@ class Recognizer:
         # As in Whisper, which leaves the other half of its positions to the text.
         self.max_prompt_tokens = checkpoint.config.dimensions.text_positions // 2 - 1
         longest = positions * SAMPLES_PER_ENCODER_FRAME - self.features.tail_samples
-        self.max_piece_seconds = longest / SAMPLE_RATE
+        self.max_piece_seconds = min(PIECE_SECONDS, longest / SAMPLE_RATE)
         if max_batch_seconds < self.max_piece_seconds:
             raise ValueError(
                 f"max_batch_seconds is {max_batch_seconds}; "
@@ -199,6 +212,15 @@ class Recognizer:
         if language_model is None and checkpoint.language_model is not None:
             language_model = LanguageModel(checkpoint.language_model)
         self.language_model = language_model
+        self._lanes: ThreadPoolExecutor | None = None
+        threads = torch.get_num_threads()
+        if self.device.type == "cpu" and threads >= CPU_LANES:
+            self._lanes = ThreadPoolExecutor(
+                CPU_LANES,
+                "lane",
+                initializer=torch.set_num_threads,
+                initargs=(threads // CPU_LANES,),
+            )
 
     @classmethod
     def load(
@@ -257,11 +279,15 @@ class Recognizer:
         ]
         readings: dict[int, _Reading] = {}
         heard = padded = 0
-        for group in self._groups(pieces):
-            chosen = [pieces[i] for i in group]
-            readings.update(zip(group, self._read(chosen), strict=True))
-            heard += sum(len(p.waveform) for p in chosen)
-            padded += max(len(p.waveform) for p in chosen) * len(chosen)
+        shares = self._shares(pieces)
+        for share, read in zip(
+            shares, self._in_lanes(partial(self._read_share, pieces), shares), strict=True
+        ):
+            for group, found in zip(share, read, strict=True):
+                readings.update(zip(group, found, strict=True))
+                lengths = [len(pieces[i].waveform) for i in group]
+                heard += sum(lengths)
+                padded += max(lengths) * len(lengths)
         transcripts = self._assemble(waveforms, pieces, readings)
         return BatchResult(
             transcripts=transcripts,
@@ -271,30 +297,53 @@ class Recognizer:
             model_seconds=time.perf_counter() - started,
         )
 
-    def _groups(self, pieces: Sequence[_Piece]) -> Iterator[list[int]]:
-        """Indices of pieces that go through the network together: same mode, similar length.
+    def _shares(self, pieces: Sequence[_Piece]) -> list[list[list[int]]]:
+        """Groups of pieces that go through the network together, for each lane.
 
-        Pieces of silence are in none.
+        A group holds the pieces' indices, of one mode and of similar length. Pieces of silence are in
+        none.
         """
         audible = [
             i
             for i, p in enumerate(pieces)
             if len(p.waveform) and p.waveform.abs().max() > SILENCE_PEAK
         ]
-        for mode in ("accurate", "fast"):
-            group: list[int] = []
-            for i in sorted(
-                (i for i in audible if pieces[i].options.mode == mode),
-                key=lambda i: len(pieces[i].waveform),
-            ):
-                # Sorted: this piece is the longest so far, and sets the group's width.
-                seconds = len(pieces[i].waveform) / SAMPLE_RATE
-                if group and seconds * (len(group) + 1) > self.max_batch_seconds:
-                    yield group
-                    group = []
-                group.append(i)
-            if group:
+        audible.sort(key=lambda i: (pieces[i].options.mode, len(pieces[i].waveform)))
+        lanes = 1 if self._lanes is None else CPU_LANES
+        dealt = [audible[lane::lanes] for lane in range(lanes)]
+        return [list(self._groups(pieces, own)) for own in dealt if own]
+
+    def _groups(self, pieces: Sequence[_Piece], chosen: Sequence[int]) -> Iterator[list[int]]:
+        """Cut what is sorted by mode and length into groups."""
+        group: list[int] = []
+        for i in chosen:
+            # This piece is the longest so far, and sets the group's width.
+            seconds = len(pieces[i].waveform) / SAMPLE_RATE * (len(group) + 1)
+            other = group and pieces[group[0]].options.mode != pieces[i].options.mode
+            if group and (other or seconds > self.max_batch_seconds):
                 yield group
+                group = []
+            group.append(i)
+        if group:
+            yield group
+
+    def _in_lanes(self, work: Callable[[Share], Result], shares: Sequence[Share]) -> list[Result]:
+        """Do the work for each share, at once where there are lanes; results in order.
+
+        A single share is worked on with all threads.
+        """
+        if self._lanes is None or len(shares) < 2:
+            return [work(share) for share in shares]
+        futures = [self._lanes.submit(work, share) for share in shares]
+        wait(futures)  # before an error is raised: the caller may try again
+        return [future.result() for future in futures]
+
+    @torch.inference_mode()  # a thread has its own mode
+    def _read_share(
+        self, pieces: Sequence[_Piece], groups: Sequence[Sequence[int]]
+    ) -> list[list[_Reading]]:
+        """Read groups one after the other."""
+        return [self._read([pieces[i] for i in group]) for group in groups]
 
     def _read(self, pieces: Sequence[_Piece]) -> list[_Reading]:
         """Read a group of pieces in one forward pass."""
@@ -401,6 +450,8 @@ class Recognizer:
                 [prompts[i] for i in rows],
                 [biases[words] for words in wanted],
                 pieces[rows[0]].options.beam_size,
+                # A text that loops may be without its end, and is nothing to keep.
+                [None if i not in found or found[i].looped else found[i] for i in rows],
             )
             found.update(zip(rows, decoded, strict=True))
         return [found[i] for i in range(len(pieces))]

@@ -52,6 +52,8 @@ PROBE_SECONDS = 10.0
 PROBE_EVERY = 4
 PROBES = 20
 OPTIONS = TranscribeOptions(word_timestamps=False)
+# A group of pieces, and the parts of its features that are encoded at once.
+Ready = tuple[list[_Piece], list[tuple[Tensor, Tensor]]]
 OFFICIAL_CONFIG = "startupTimeout: 300\nresponseTimeout: 1200\n"  # all else as TorchServe has it
 NETWORK, RECOGNIZER = "network on ready batches", "recognizer from files"
 STENO, OFFICIAL = "TorchServe, Steno", "TorchServe, one item at a time"
@@ -116,15 +118,19 @@ class Contest:
             },
         }
 
-    @torch.inference_mode()
     def network(self) -> Turn:
         """Encoder and search alone."""
         recognizer = self.recognizer
+
+        @torch.inference_mode()
+        def run(share: list[Ready]) -> None:
+            for pieces, parts in share:
+                encoded, frames, logprobs = recognizer._encode(parts)
+                drafts = greedy_ctc(logprobs, frames, recognizer.characters)
+                recognizer._search(pieces, encoded, frames, drafts)
+
         started = time.perf_counter()
-        for pieces, parts in self.batches:
-            encoded, frames, logprobs = recognizer._encode(parts)
-            drafts = greedy_ctc(logprobs, frames, recognizer.characters)
-            recognizer._search(pieces, encoded, frames, drafts)
+        recognizer._in_lanes(run, self.batches)
         return Turn(time.perf_counter() - started)
 
     def from_files(self) -> Turn:
@@ -155,16 +161,18 @@ class Contest:
         return alone, taken[:: PROBE_EVERY + 1]
 
     @torch.inference_mode()
-    def _ready_batches(self) -> list[tuple[list[_Piece], list[tuple[Tensor, Tensor]]]]:
-        """The recognizer's groups of pieces, and their features."""
+    def _ready_batches(self) -> list[list[Ready]]:
+        """The recognizer's shares of groups of pieces, with their features."""
         recognizer = self.recognizer
         pieces = [
             _Piece(0, Span(0, len(part)), part, OPTIONS)
             for clip in self.clips
             for part in clip.samples.split(int(recognizer.max_piece_seconds * SAMPLE_RATE))
         ]
-        groups = [[pieces[i] for i in group] for group in recognizer._groups(pieces)]
-        return [(group, list(recognizer._features(group))) for group in groups]
+        shares = [
+            [[pieces[i] for i in group] for group in share] for share in recognizer._shares(pieces)
+        ]
+        return [[(group, list(recognizer._features(group))) for group in share] for share in shares]
 
 
 def as_wav(samples: Tensor) -> bytes:

@@ -5,7 +5,7 @@ import torch
 
 from model.beam_search import beam_search
 from model.recognizer import Recognizer, TranscribeOptions
-from model.search import greedy_search
+from model.search import Decoded, greedy_search
 
 
 @pytest.fixture
@@ -65,6 +65,37 @@ def test_several_texts_find_what_greedy_search_misses(table):
     assert len(found.logprobs) == len(found.tokens) + 1
 
 
+def test_a_rival_stays_where_nothing_is_more_probable(table):
+    decoder, audio, tokenizer = table(MISLEADING)
+    tokens = tuple(tokenizer.encode("d"))
+    arguments = (decoder, *audio, tokenizer, [tokenizer.prompt], [None], 2)
+    for rival, text in ((-0.5, "d"), (-3.0, "b")):  # the best there is has log(0.45) = -0.8
+        (found,) = beam_search(*arguments, [Decoded(tokens, (rival / 2, rival / 2), 0.0, False)])
+        assert tokenizer.decode(found.tokens) == text
+
+
+def test_clips_that_keep_fewer_texts_than_others_find_the_same(random_checkpoint):
+    decoder, tokenizer = random_checkpoint.network.decoder, random_checkpoint.tokenizer
+    width = random_checkpoint.config.dimensions.audio_width
+    encoded = torch.randn(3, 20, width, generator=torch.Generator().manual_seed(0))
+    frames = torch.tensor([20, 7, 13])
+
+    def search(rows, rivals):
+        prompts, none = [tokenizer.prompt] * len(rows), [None] * len(rows)
+        found = beam_search(
+            decoder, encoded[rows], frames[rows], tokenizer, prompts, none, 3, rivals
+        )
+        return [f.tokens for f in found]
+
+    free = search([0, 1, 2], None)
+    # A rival makes the second clip's texts fewer, and end sooner.
+    (second,) = greedy_search(decoder, encoded[[1]], frames[[1]], tokenizer)
+    rival = Decoded(second.tokens, second.logprobs, 0.0, False)
+    together = search([0, 1, 2], [None, rival, None])
+    assert [together[0], together[2]] == [free[0], free[2]]
+    assert together[1:2] == search([1], [rival])
+
+
 def test_one_text_is_greedy_search(random_checkpoint):
     decoder, tokenizer = random_checkpoint.network.decoder, random_checkpoint.tokenizer
     width = random_checkpoint.config.dimensions.audio_width
@@ -78,7 +109,7 @@ def test_one_text_is_greedy_search(random_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("beam_size", "doubt", "searched"), [(3, 0.4, 1), (3, 0.6, 0), (1, 0.4, 0)]
+    ("beam_size", "doubt", "searched"), [(3, 0.35, 1), (3, 0.45, 0), (1, 0.35, 0)]
 )
 def test_only_a_clip_in_doubt_is_searched_again(
     random_checkpoint, monkeypatch, beam_size, doubt, searched

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from model.audio import load_audio
 from model.checkpoint import load_checkpoint
 from model.confidence import Calibration, Calibrations
 from model.hotwords import Hotword
-from model.recognizer import Recognizer, TranscribeOptions
+from model.recognizer import _NOTHING, Recognizer, TranscribeOptions
 from model.search import Decoded
 from model.tokenizer import Characters
 from tests.benchmarks.conditions import level
@@ -121,14 +122,64 @@ def test_no_waveform_is_no_transcript(random_recognizer):
     assert random_recognizer.transcribe([]).transcripts == []
 
 
-def test_groups_stay_below_the_cap(random_folder, sound):
-    recognizer = Recognizer.load(random_folder, dtype="float32", max_batch_seconds=30.0)
+@pytest.fixture
+def threads():
+    """Sets how many threads torch has, for as long as the test runs."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("count", "padded"),
+    [
+        # Sorted: 1 2 3 | 8 9 | 12 | 20; the cap allows 1 2 3 together with 8 only while 4 × 8 ≤ 30.
+        (1, 3 * 3 + 2 * 9 + 12 + 20),
+        # In two lanes: 1 3 9 | 20 and 2 8 | 12.
+        (2, 3 * 9 + 20 + 2 * 8 + 12),
+    ],
+)
+def test_groups_stay_below_the_cap(random_folder, sound, threads, count, padded):
+    threads(count)
+    recognizer = Recognizer.load(
+        random_folder, device="cpu", dtype="float32", max_batch_seconds=30.0
+    )
     waveforms = [sound(s, 1) for s in (1, 9, 2, 8, 12, 3, 20)]
     result = recognizer.transcribe(waveforms, FAST)
-    # Sorted: 1 2 3 | 8 9 | 12 | 20 would pad 3×3 + 2×9 + 12 + 20; the cap allows 1 2 3 together
-    # with 8 only while 4 × 8 ≤ 30.
-    assert result.padded_seconds == pytest.approx(3 * 3 + 3 * 9 - 9 + 12 + 20)
+    assert result.padded_seconds == pytest.approx(padded)
     assert result.audio_seconds == pytest.approx(55)
+
+
+def test_lanes_read_what_one_reads(random_folder, sound, threads):
+    waveforms = [sound(s, i) for i, s in enumerate((2, 0.5, 3, 1, 45, 2.5))]
+    options = [(FAST, ACCURATE)[i % 2] for i in range(len(waveforms))]
+    found = []
+    for count in (1, 2):
+        threads(count)
+        recognizer = Recognizer.load(random_folder, device="cpu", dtype="float32")
+        found.append([t.text for t in recognizer.transcribe(waveforms, options).transcripts])
+    assert any(found[0])
+    assert found[0] == found[1]
+
+
+def test_an_error_in_a_lane_is_raised_when_all_have_ended(
+    random_folder, sound, threads, monkeypatch
+):
+    threads(2)
+    recognizer = Recognizer.load(random_folder, device="cpu", dtype="float32")
+    ended = []
+
+    def read(pieces):
+        if len(pieces[0].waveform) < 16_000:
+            raise MemoryError
+        time.sleep(0.2)
+        ended.append(len(pieces))
+        return [_NOTHING] * len(pieces)
+
+    monkeypatch.setattr(recognizer, "_read", read)
+    with pytest.raises(MemoryError):
+        recognizer.transcribe([sound(0.5, 0), sound(2, 0)], FAST)
+    assert ended == [1]
 
 
 def test_refuses_what_is_not_a_waveform(random_recognizer):
