@@ -33,7 +33,7 @@ class Pods(_Checked):
     """What every pod is like; the defaults are those of handler/model-config.yaml."""
 
     batch_size: PositiveInt = 8
-    max_batch_delay: NonNegativeFloat = 0.010
+    max_batch_delay: NonNegativeFloat = 0.001
     """Seconds, from the first request of a batch."""
     queue_size: PositiveInt = 64
     """Requests that wait; the next one is refused."""
