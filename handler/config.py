@@ -21,7 +21,7 @@ class HandlerConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """Of matrix products; auto: the fastest that the device has units for (`model.precision`)."""
     max_batch_seconds: PositiveFloat = 120.0
-    """Padded seconds of audio in one forward pass."""
+    """Padded seconds of audio in one forward pass, of which a CPU has two at once."""
     max_audio_seconds: PositiveFloat = 3600.0
     """A longer recording is refused with 413."""
     max_audio_bytes: PositiveInt = 40 * 2**20

@@ -18,7 +18,7 @@ def shape_of(
 ) -> tuple[float, float]:
     """Padded seconds of a batch, and the sum of its groups' longest pieces.
 
-    As the recognizer does it: recordings are cut into pieces, sorted, and put together until the
+    As a lane of the recognizer does: recordings are cut into pieces, sorted, and put together until the
     padded seconds would pass the limit. The encoder's work grows with the first figure; the decoder
     goes on until a group's longest piece is written, so part of its work grows with the second.
 

@@ -143,7 +143,7 @@ def beam_search(
                 looped = len(tokens) >= limits[row] or cycle_length(tokens) is not None
                 text = replace(text, tokens=tokens, state=state, looped=looped)
                 if looped:
-                    ended[row] = text
+                    ended[row] = ended[row] or text
                 else:
                     kept.append(text)
                     sources.append(place)

@@ -47,7 +47,7 @@ from model.tokenizer import Characters
 from model.transcript import Segment, Transcript, Word
 
 Mode = Literal["accurate", "fast"]
-Share = TypeVar("Share")
+Group = TypeVar("Group")
 Result = TypeVar("Result")
 
 # -80 dB of full scale: below it there is dither at most, and the network would be asked to read noise.
@@ -60,15 +60,15 @@ NO_SPEECH_HINT = 0.05
 CTC_AVG_LOGPROB_LIMIT = -0.4
 CTC_LEAST_LETTERS = 4
 CTC_LETTERS_PER_SECOND = 2.0
-# Most padded audio that a CPU encodes at once: what a layer makes of more does not fit its cache, while
+# Most padded audio that a CPU's lane encodes at once: what a layer makes of more misses its cache, while
 # searching many clips together pays (docs/experiments.md).
 CPU_ENCODER_SECONDS = 30.0
 # Longest stretch of a recording; a pause is sought from half of it on. Longer ones are slower, since
-# a doubt anywhere in one has all of it searched again, and have no fewer errors; shorter ones end
+# a doubt anywhere in one has all of it searched again, and have as many errors; shorter ones end
 # sentences that go on (docs/experiments.md). The network itself takes 29.5 s.
 PIECE_SECONDS = 20.0
-# A CPU reads two shares of a batch at once, each with half of the threads: what a search computes in a
-# step is too little for many (docs/experiments.md).
+# A CPU reads two groups at once, each with half of the threads: what a search computes in a step is too
+# little for many (docs/experiments.md).
 CPU_LANES = 2
 # The decoder may write a sentence again and again where it does not hear the end; what it wrote once is
 # kept if it is so like the CTC head's text (1 is the same). Texts of different clips are less so: 300
@@ -202,7 +202,8 @@ class Recognizer:
         # As in Whisper, which leaves the other half of its positions to the text.
         self.max_prompt_tokens = checkpoint.config.dimensions.text_positions // 2 - 1
         longest = positions * SAMPLES_PER_ENCODER_FRAME - self.features.tail_samples
-        self.max_piece_seconds = min(PIECE_SECONDS, longest / SAMPLE_RATE)
+        self.longest_seconds = longest / SAMPLE_RATE  # that the network hears at once
+        self.max_piece_seconds = min(PIECE_SECONDS, self.longest_seconds)
         if max_batch_seconds < self.max_piece_seconds:
             raise ValueError(
                 f"max_batch_seconds is {max_batch_seconds}; "
@@ -279,15 +280,13 @@ class Recognizer:
         ]
         readings: dict[int, _Reading] = {}
         heard = padded = 0
-        shares = self._shares(pieces)
-        for share, read in zip(
-            shares, self._in_lanes(partial(self._read_share, pieces), shares), strict=True
-        ):
-            for group, found in zip(share, read, strict=True):
-                readings.update(zip(group, found, strict=True))
-                lengths = [len(pieces[i].waveform) for i in group]
-                heard += sum(lengths)
-                padded += max(lengths) * len(lengths)
+        groups = self._groups(pieces)
+        reads = self._in_lanes(partial(self._read_group, pieces), groups)
+        for group, read in zip(groups, reads, strict=True):
+            readings.update(zip(group, read, strict=True))
+            lengths = [len(pieces[i].waveform) for i in group]
+            heard += sum(lengths)
+            padded += max(lengths) * len(lengths)
         transcripts = self._assemble(waveforms, pieces, readings)
         return BatchResult(
             transcripts=transcripts,
@@ -297,11 +296,11 @@ class Recognizer:
             model_seconds=time.perf_counter() - started,
         )
 
-    def _shares(self, pieces: Sequence[_Piece]) -> list[list[list[int]]]:
-        """Groups of pieces that go through the network together, for each lane.
+    def _groups(self, pieces: Sequence[_Piece]) -> list[list[int]]:
+        """Indices of pieces that go through the network together: same mode, similar length.
 
-        A group holds the pieces' indices, of one mode and of similar length. Pieces of silence are in
-        none.
+        Pieces of silence are in none. Where there are lanes, each gets a group of every length. Those
+        with most audio come first, so that the lanes end together.
         """
         audible = [
             i
@@ -310,40 +309,39 @@ class Recognizer:
         ]
         audible.sort(key=lambda i: (pieces[i].options.mode, len(pieces[i].waveform)))
         lanes = 1 if self._lanes is None else CPU_LANES
-        dealt = [audible[lane::lanes] for lane in range(lanes)]
-        return [list(self._groups(pieces, own)) for own in dealt if own]
+        groups: list[list[int]] = []
+        for lane in range(lanes):
+            group: list[int] = []
+            for i in audible[lane::lanes]:
+                # Sorted: this piece is the longest so far, and sets the group's width.
+                seconds = len(pieces[i].waveform) / SAMPLE_RATE * (len(group) + 1)
+                other = group and pieces[group[0]].options.mode != pieces[i].options.mode
+                if not group or other or seconds > self.max_batch_seconds:
+                    group = []
+                    groups.append(group)
+                group.append(i)
+        return sorted(groups, key=lambda g: -len(g) * len(pieces[g[-1]].waveform))
 
-    def _groups(self, pieces: Sequence[_Piece], chosen: Sequence[int]) -> Iterator[list[int]]:
-        """Cut what is sorted by mode and length into groups."""
-        group: list[int] = []
-        for i in chosen:
-            # This piece is the longest so far, and sets the group's width.
-            seconds = len(pieces[i].waveform) / SAMPLE_RATE * (len(group) + 1)
-            other = group and pieces[group[0]].options.mode != pieces[i].options.mode
-            if group and (other or seconds > self.max_batch_seconds):
-                yield group
-                group = []
-            group.append(i)
-        if group:
-            yield group
+    def _in_lanes(self, work: Callable[[Group], Result], groups: Sequence[Group]) -> list[Result]:
+        """Do the work for each group, on a CPU in its lanes; results in order.
 
-    def _in_lanes(self, work: Callable[[Share], Result], shares: Sequence[Share]) -> list[Result]:
-        """Do the work for each share, at once where there are lanes; results in order.
-
-        A single share is worked on with all threads.
+        A single group is worked on with all threads.
         """
-        if self._lanes is None or len(shares) < 2:
-            return [work(share) for share in shares]
-        futures = [self._lanes.submit(work, share) for share in shares]
-        wait(futures)  # before an error is raised: the caller may try again
-        return [future.result() for future in futures]
+        if self._lanes is None or len(groups) < 2:
+            return [work(group) for group in groups]
+        futures = [self._lanes.submit(work, group) for group in groups]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            # After an error nothing begins any more, and what has begun ends: the caller may try again.
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            futures.clear()  # an error holds this frame, and with it what they hold
 
     @torch.inference_mode()  # a thread has its own mode
-    def _read_share(
-        self, pieces: Sequence[_Piece], groups: Sequence[Sequence[int]]
-    ) -> list[list[_Reading]]:
-        """Read groups one after the other."""
-        return [self._read([pieces[i] for i in group]) for group in groups]
+    def _read_group(self, pieces: Sequence[_Piece], group: Sequence[int]) -> list[_Reading]:
+        return self._read([pieces[i] for i in group])
 
     def _read(self, pieces: Sequence[_Piece]) -> list[_Reading]:
         """Read a group of pieces in one forward pass."""
@@ -413,8 +411,8 @@ class Recognizer:
     ) -> list[Decoded]:
         """The decoder's text of each piece.
 
-        Greedy search finds most. Where it wrote a token that it held for less likely than all others
-        together, or where hot words are to be heard, beam search looks for a better text.
+        Greedy search finds most. Where it wrote a token that it held for unlikely
+        (`BEAM_LOGPROB_LIMIT`), or where hot words are to be heard, beam search looks for a better text.
         """
         prompts = [
             self.tokenizer.prompt_after(p.options.prompt, self.max_prompt_tokens) for p in pieces

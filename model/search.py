@@ -18,8 +18,9 @@ COMPRESSION_RATIO_LIMIT = 2.4
 NO_SPEECH_LIMIT = 0.6
 AVG_LOGPROB_LIMIT = -1.0
 
-# A less likely token may have a rival that leads to a more probable text. On dev, clean and in noise, a
-# third of the clips has one, and with it nine tenths of what beam search gains (docs/experiments.md).
+# A less likely token may have a rival that leads to a more probable text. A third of
+# dev's clips has one; in clean speech and noise they hold nine tenths of what a limit of one half gained
+# (docs/experiments.md).
 BEAM_LOGPROB_LIMIT = math.log(0.4)
 
 # Fast speech has about 6 tokens a second; a text beyond twice that is made up.

@@ -171,10 +171,10 @@ def run(config: CheckConfig) -> list[Checked]:
                 except AudioError as error:
                     print(f"{utterance.audio_filepath} is left out: {error}", file=sys.stderr)
                     continue
-                if len(waveform) <= recognizer.max_piece_seconds * SAMPLE_RATE:
+                if len(waveform) <= recognizer.longest_seconds * SAMPLE_RATE:
                     usable.append((utterance, waveform))
                 else:
-                    reason = f"longer than {recognizer.max_piece_seconds} s"
+                    reason = f"longer than {recognizer.longest_seconds} s"
                     print(f"{utterance.audio_filepath} is left out: {reason}", file=sys.stderr)
             if usable:
                 checked += check(recognizer, *zip(*usable, strict=True))

@@ -123,11 +123,11 @@ class Contest:
         recognizer = self.recognizer
 
         @torch.inference_mode()
-        def run(share: list[Ready]) -> None:
-            for pieces, parts in share:
-                encoded, frames, logprobs = recognizer._encode(parts)
-                drafts = greedy_ctc(logprobs, frames, recognizer.characters)
-                recognizer._search(pieces, encoded, frames, drafts)
+        def run(ready: Ready) -> None:
+            pieces, parts = ready
+            encoded, frames, logprobs = recognizer._encode(parts)
+            drafts = greedy_ctc(logprobs, frames, recognizer.characters)
+            recognizer._search(pieces, encoded, frames, drafts)
 
         started = time.perf_counter()
         recognizer._in_lanes(run, self.batches)
@@ -161,18 +161,16 @@ class Contest:
         return alone, taken[:: PROBE_EVERY + 1]
 
     @torch.inference_mode()
-    def _ready_batches(self) -> list[list[Ready]]:
-        """The recognizer's shares of groups of pieces, with their features."""
+    def _ready_batches(self) -> list[Ready]:
+        """The recognizer's groups of pieces, with their features."""
         recognizer = self.recognizer
         pieces = [
             _Piece(0, Span(0, len(part)), part, OPTIONS)
             for clip in self.clips
             for part in clip.samples.split(int(recognizer.max_piece_seconds * SAMPLE_RATE))
         ]
-        shares = [
-            [[pieces[i] for i in group] for group in share] for share in recognizer._shares(pieces)
-        ]
-        return [[(group, list(recognizer._features(group))) for group in share] for share in shares]
+        groups = [[pieces[i] for i in group] for group in recognizer._groups(pieces)]
+        return [(group, list(recognizer._features(group))) for group in groups]
 
 
 def as_wav(samples: Tensor) -> bytes:

@@ -202,7 +202,7 @@ def main() -> None:
     args = parser.parse_args()
     recognizer = Recognizer.load(args.checkpoint)
     utterances = [
-        u for u in read_manifest(args.manifest)[0] if u.duration < recognizer.max_piece_seconds
+        u for u in read_manifest(args.manifest)[0] if u.duration < recognizer.longest_seconds
     ]
     waveforms = [load_audio(u.audio_filepath) for u in utterances]
     known = Counter(w for u in read_manifest(args.train)[0] for w in words_of(u.text))
