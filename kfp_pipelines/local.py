@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -65,7 +66,7 @@ class Runner:
             enable_caching=self.caching,
             cache_root=str(self.folder / "cache"),
         )
-        with _environment(self.variables), _same_print(), warnings.catch_warnings():
+        with _environment(self.variables), _same_output(), warnings.catch_warnings():
             # Pods' resources and images mean nothing here.
             warnings.simplefilter("ignore")
             try:
@@ -85,18 +86,21 @@ def _once() -> Any:
 
 
 @contextmanager
-def _same_print() -> Iterator[None]:
-    """Give `print` back as it was.
+def _same_output() -> Iterator[None]:
+    """Give `print` and the root logger back as they were.
 
-    kfp 2 indents a step's output by replacing `builtins.print` while it runs. Of two steps at
-    once, the one that ends last puts the other's replacement back, and everything that this
-    process prints later stays indented.
+    kfp 2 replaces both while a step runs, to indent and to format its output. Of two steps at once,
+    the one that ends last puts the other's replacement back, and with it everything that this process
+    says later stays indented, or goes to a stream that is closed by then.
     """
-    former = builtins.print
+    root = logging.getLogger()
+    former, level, handlers = builtins.print, root.level, root.handlers[:]
     try:
         yield
     finally:
         builtins.print = former
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 @contextmanager

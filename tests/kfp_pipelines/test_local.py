@@ -1,10 +1,13 @@
 """The whole pipeline, run for real on this machine: S3, every step as a process, TorchServe."""
 
 import builtins
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from kfp.local.logging_utils import indented_print
+from kfp.local.logging_utils import indented_print, local_logger_context
 
 from kfp_pipelines import local
 from kfp_pipelines.local import RunFailed, Runner, local_session
@@ -31,22 +34,31 @@ TINY = {
 }
 
 
-def test_steps_that_overlap_leave_print_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("replacement", [indented_print, local_logger_context])
+def test_steps_that_overlap_leave_print_and_logs_as_they_were(
+    replacement: Callable[[], AbstractContextManager[None]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    root = logging.getLogger()
+
+    def output() -> tuple[object, ...]:
+        return builtins.print, root.level, *root.handlers
+
     def overlapping(**_: object) -> None:
-        first, second = indented_print(), indented_print()
+        first, second = replacement(), replacement()
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
         second.__exit__(None, None, None)
-        assert builtins.print is not former  # kfp's fault is still there
+        assert output() != former  # kfp's fault is still there
 
-    former = builtins.print
-    monkeypatch.setattr(builtins, "print", former)  # put back whatever happens
+    former = output()
+    monkeypatch.setattr(builtins, "print", builtins.print)  # put back whatever happens
+    monkeypatch.setattr(root, "handlers", root.handlers[:])
     monkeypatch.setattr(local, "_once", lambda: overlapping)
     Runner(StoreConfig(url=str(tmp_path)), tmp_path, False, {}).run({})
-    assert builtins.print is former
+    assert output() == former
 
 
 @pytest.mark.slow
