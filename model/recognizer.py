@@ -354,7 +354,7 @@ class Recognizer:
         readings = []
         doubtful = set()
         questionable = set()
-        found = [self._unlooped(*own) for own in zip(found, drafts, strict=True)]
+        found = [self._unrepeated(*own) for own in zip(found, drafts, strict=True)]
         for i, (decoded, count) in enumerate(zip(found, frames.tolist(), strict=True)):
             text = self.tokenizer.decode(decoded.tokens)
             unsure = decoded.avg_logprob < AVG_LOGPROB_LIMIT or decoded.looped
@@ -454,13 +454,19 @@ class Recognizer:
             found.update(zip(rows, decoded, strict=True))
         return [found[i] for i in range(len(pieces))]
 
-    def _unlooped(self, decoded: Decoded, heard: str) -> Decoded:
-        """A text that loops without its repetitions, if the CTC head heard much the same."""
-        if not decoded.looped:
-            return decoded
+    def _unrepeated(self, decoded: Decoded, heard: str) -> Decoded:
+        """A text without the repetitions that it ends with, if the CTC head heard much the same.
+
+        A text that has its end may be of a speaker who repeated himself: then all of it is liker.
+        """
         tokens = tuple(until_repeated(decoded.tokens))
-        once = self.tokenizer.decode(tokens).lower()
-        if SequenceMatcher(None, once, heard, autojunk=False).ratio() < LIKE_HEARD:
+        if tokens == decoded.tokens:
+            return decoded
+        once, said = (
+            SequenceMatcher(None, self.tokenizer.decode(own).lower(), heard, autojunk=False).ratio()
+            for own in (tokens, decoded.tokens)
+        )
+        if once < LIKE_HEARD or (not decoded.looped and once <= said):
             return decoded
         return replace(
             decoded, tokens=tokens, logprobs=decoded.logprobs[: len(tokens)], looped=False

@@ -31,6 +31,8 @@ TOKENS_AT_LEAST = 16
 LOOP_REPEATS = 4
 LOOP_TOKENS = 20
 LOOP_LONGEST_CYCLE = 30
+# Fewer tokens that are written twice are left alone: "very very", "no, no".
+TWICE_TOKENS = 4
 # Most places of the decoder in a pass of drafts: more cost more than the guesses save.
 ROWS_A_PASS = 8
 # Rows that have ended leave the batch once so few are left of it: each time the others are copied.
@@ -79,8 +81,13 @@ def cycle_length(tokens: Sequence[int]) -> int | None:
 
 
 def until_repeated(tokens: Sequence[int]) -> Sequence[int]:
-    """A text that loops, up to where it begins to repeat itself; any other as it is."""
-    period = cycle_length(tokens)
+    """A text that ends with the same tokens again, up to where it begins to repeat itself.
+
+    Any other is returned as it is, and so is one that repeats a few tokens only.
+    """
+    most = len(tokens) // 2
+    periods = (p for p in range(TWICE_TOKENS, most + 1) if tokens[-p:] == tokens[-2 * p : -p])
+    period = cycle_length(tokens) or next(periods, None)
     if period is None:
         return tokens
     end = len(tokens)

@@ -413,17 +413,22 @@ def test_where_no_frame_has_a_letter_the_ngram_finds_no_word(
 
 
 @pytest.mark.parametrize(
-    ("said", "text"),
-    [("so be it then", "So be it then."), ("the cat sat on a mat", "the cat sat on a mat")],
-    ids=["as it was heard", "otherwise"],
+    ("times", "said", "text"),
+    [
+        (8, "so be it then", "So be it then."),
+        (8, "the cat sat on a mat", "the cat sat on a mat"),
+        (2, "so bee it thn", "So be it then."),
+        (2, "so be it thn so bee it then", "So be it then. So be it then."),
+        (2, "", "So be it then. So be it then."),
+    ],
+    ids=["loop, heard once", "loop, heard otherwise", "twice, heard once", "heard twice", "unheard"],
 )
-def test_a_sentence_written_again_and_again_is_kept_once_if_it_was_heard_so(
-    random_recognizer, sound, monkeypatch, said, text
+def test_what_is_written_again_and_again_is_kept_as_often_as_it_was_heard(
+    random_recognizer, sound, monkeypatch, times, said, text
 ):
     ctc_hears(random_recognizer, monkeypatch, said)
-    decoded_as(
-        random_recognizer, monkeypatch, "So be it then." + " So be it then." * 7, looped=True
-    )
+    written = " ".join(["So be it then."] * times)
+    decoded_as(random_recognizer, monkeypatch, written, looped=times > 2)
     (transcript,) = random_recognizer.transcribe([sound(2.0, 1)], ACCURATE).transcripts
     assert transcript.text == text
 

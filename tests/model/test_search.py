@@ -182,4 +182,6 @@ def test_what_is_repeated_is_kept_once_with_what_stood_before():
     sentence = list(range(8))
     assert until_repeated([90, 91, *sentence * 4]) == [90, 91, *sentence]
     assert until_repeated([90, *sentence * 4, 0, 1, 2]) == [90, *sentence]
-    assert until_repeated([*sentence, *sentence]) == [*sentence, *sentence]  # said twice
+    assert until_repeated([90, *sentence * 2]) == [90, *sentence]
+    assert until_repeated([90, 91, 91]) == [90, 91, 91]
+    assert until_repeated([*sentence, 90, *sentence]) == [*sentence, 90, *sentence]
