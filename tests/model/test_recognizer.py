@@ -421,7 +421,13 @@ def test_where_no_frame_has_a_letter_the_ngram_finds_no_word(
         (2, "so be it thn so bee it then", "So be it then. So be it then."),
         (2, "", "So be it then. So be it then."),
     ],
-    ids=["loop, heard once", "loop, heard otherwise", "twice, heard once", "heard twice", "unheard"],
+    ids=[
+        "loop, heard once",
+        "loop, heard otherwise",
+        "twice, heard once",
+        "heard twice",
+        "unheard",
+    ],
 )
 def test_what_is_written_again_and_again_is_kept_as_often_as_it_was_heard(
     random_recognizer, sound, monkeypatch, times, said, text
