@@ -48,8 +48,8 @@ from training.package import ENTRY_POINT, ROOT, build_package
 from training.scoring import Pair, score
 
 CALLERS = (1, 16)
+PASSES = {1: 1, 16: 3}  # over all files; see `Client.closed_loop`
 PROBE_SECONDS = 10.0
-PROBE_EVERY = 4
 PROBES = 20
 OPTIONS = TranscribeOptions(word_timestamps=False)
 # A group of pieces, and the parts of its features that are encoded at once.
@@ -103,7 +103,7 @@ class Contest:
 
         def calling(name: str, callers: int) -> Callable[[], Turn]:
             def turn() -> Turn:
-                calls = self.clients[name].closed_loop(self.contents, callers)
+                calls = self.clients[name].closed_loop(self.contents, callers, PASSES[callers])
                 return Turn(calls.seconds, calls.texts, calls.latency)
 
             return turn
@@ -146,19 +146,8 @@ class Contest:
         Args:
             capacity: requests of these clips that the server answers in a second.
         """
-        client = self.clients[STENO]
-        joined = torch.cat([clip.samples for clip in self.clips])
-        samples = joined[: int(PROBE_SECONDS * SAMPLE_RATE)]
-        content = as_wav(samples)
-        alone = [client.call(content)[1] for _ in range(probes)]
-        others = [self.contents[i % len(self.contents)] for i in range(probes * PROBE_EVERY)]
-        mixed = [
-            one
-            for i in range(probes)
-            for one in (content, *others[i * PROBE_EVERY : (i + 1) * PROBE_EVERY])
-        ]
-        taken = client.arrivals(mixed, capacity / 2, seed=0)
-        return alone, taken[:: PROBE_EVERY + 1]
+        content = clip_of_ten_seconds([clip.samples for clip in self.clips])
+        return self.clients[STENO].probe(content, self.contents, capacity / 2, probes)
 
     @torch.inference_mode()
     def _ready_batches(self) -> list[Ready]:
@@ -178,6 +167,11 @@ def as_wav(samples: Tensor) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
+
+
+def clip_of_ten_seconds(speech: Sequence[Tensor]) -> bytes:
+    """WAV of the first ten seconds of speech."""
+    return as_wav(torch.cat(list(speech))[: int(PROBE_SECONDS * SAMPLE_RATE)])
 
 
 def callers_name(name: str, callers: int) -> str:

@@ -1,6 +1,7 @@
-"""Callers of a local TorchServe, for the benchmark of serving: closed loop, and fixed arrivals."""
+"""Callers of a local TorchServe, for the benchmarks of serving: closed loop, and fixed arrivals."""
 
 import random
+import statistics
 import threading
 import time
 from collections.abc import Sequence
@@ -13,11 +14,12 @@ from handler.server import TorchServe
 
 TIMEOUT = 900.0
 READY_SECONDS = 300.0
+PROBE_EVERY = 4  # other files between two of those whose latency is measured
 
 
 @dataclass(frozen=True)
 class Calls:
-    """What callers saw: texts and seconds in the order of the files, and the time for all."""
+    """What callers saw: texts in the order of the files, seconds of each request, and of all."""
 
     texts: list[str]
     latency: list[float]
@@ -47,13 +49,42 @@ class Client:
         answer.raise_for_status()
         return answer.text.strip(), time.perf_counter() - started
 
-    def closed_loop(self, contents: Sequence[bytes], callers: int) -> Calls:
-        """All files, by so many callers who each wait for their answer."""
+    def closed_loop(self, contents: Sequence[bytes], callers: int, passes: int = 1) -> Calls:
+        """All files, by so many callers who each wait for their answer.
+
+        Each pass over the files is in an order of its own, which is the same in each call; `seconds` is
+        for one pass, and texts are those of the first. With few passes a server that batches is not
+        measured at saturation, but while its queue fills and empties.
+        """
+        rng = random.Random(0)
+        order = [i for _ in range(passes) for i in rng.sample(range(len(contents)), len(contents))]
         started = time.perf_counter()
         with ThreadPoolExecutor(callers) as pool:
-            found = list(pool.map(self.call, contents))
-        seconds = time.perf_counter() - started
-        return Calls([text for text, _ in found], [taken for _, taken in found], seconds)
+            found = list(pool.map(self.call, [contents[i] for i in order]))
+        seconds = (time.perf_counter() - started) / passes
+        first = dict(zip(reversed(order), reversed(found), strict=True))
+        texts = [first[i][0] for i in range(len(contents))]
+        return Calls(texts, [taken for _, taken in found], seconds)
+
+    def probe(
+        self, content: bytes, others: Sequence[bytes], rate: float, probes: int
+    ) -> tuple[list[float], list[float]]:
+        """Seconds that a file takes alone, and among others that come at random.
+
+        Args:
+            content: the file.
+            others: what else is sent: four requests of five.
+            rate: arrivals in a second if all were as long as the others are on average; they come
+                less often by as much as the file is longer.
+            probes: how often the file is sent.
+        """
+        alone = [self.call(content)[1] for _ in range(probes)]
+        rng = random.Random(0)
+        mixed = [
+            one for _ in range(probes) for one in (content, *rng.choices(others, k=PROBE_EVERY))
+        ]
+        rate *= statistics.mean(map(len, others)) / statistics.mean(map(len, mixed))
+        return alone, self.arrivals(mixed, rate, seed=0)[:: PROBE_EVERY + 1]
 
     def arrivals(self, contents: Sequence[bytes], rate: float, seed: int) -> list[float]:
         """Seconds that each file takes from when it is due, with Poisson arrivals of a rate."""

@@ -22,13 +22,18 @@ import yaml
 
 from handler.server import TorchServe
 from tests.benchmarks.accuracy import QUIET_LOAD, read_clips
-from tests.benchmarks.serving import as_wav, draw_evenly
+from tests.benchmarks.serving import (
+    CALLERS,
+    PASSES,
+    PROBES,
+    as_wav,
+    clip_of_ten_seconds,
+    draw_evenly,
+)
 from tests.benchmarks.serving_client import Client, wait_for_all_workers
 from training.documents import fill
 from training.machine import Machine
 from training.package import ROOT, build_package
-
-CALLERS = (1, 16)
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,30 @@ def settings(cores: int) -> list[Setting]:
         Setting(workers=cores, threads=cores),
         Setting(threads=1),
         *(Setting(batch=n) for n in (1, 4, 16)),
-        *(Setting(delay=n) for n in (1, 100)),
+        *(Setting(delay=n) for n in (10, 100)),
         *(Setting(seconds=n) for n in (60, 240)),
     ]
 
 
+@dataclass(frozen=True)
+class Found:
+    """What one setting gave.
+
+    Attributes:
+        callers: for each number of them: seconds for all files, and the 95th percentile of a request's.
+        alone: seconds of a clip of 10 s when nobody else calls, the median.
+        loaded: the same at half of the capacity, the 95th percentile.
+    """
+
+    callers: dict[int, tuple[float, float]]
+    alone: float
+    loaded: float
+
+
 def measure(
-    setting: Setting, checkpoint: Path, contents: Sequence[bytes], rounds: int
-) -> dict[int, tuple[float, float]]:
-    """For each number of callers: seconds for all files, and the 95th percentile of a request's."""
+    setting: Setting, checkpoint: Path, contents: Sequence[bytes], clip: bytes, rounds: int
+) -> Found:
+    """Serve with a setting, and call: alone, many at once, and at random times."""
     with TemporaryDirectory(prefix="settings-") as name:
         config = Path(name) / "model-config.yaml"
         config.write_text(yaml.safe_dump(setting.config()), encoding="utf-8")
@@ -91,12 +111,16 @@ def measure(
             client.closed_loop(contents, CALLERS[-1])  # warm
             found = {}
             for callers in CALLERS:
-                calls = [client.closed_loop(contents, callers) for _ in range(rounds)]
+                calls = [
+                    client.closed_loop(contents, callers, PASSES[callers]) for _ in range(rounds)
+                ]
                 found[callers] = (
                     statistics.median(call.seconds for call in calls),
                     statistics.median(float(np.quantile(call.latency, 0.95)) for call in calls),
                 )
-    return found
+            capacity = len(contents) / found[CALLERS[-1]][0]
+            alone, loaded = client.probe(clip, contents, capacity / 2, PROBES * rounds)
+    return Found(found, statistics.median(alone), float(np.quantile(loaded, 0.95)))
 
 
 def main() -> None:
@@ -115,6 +139,7 @@ def main() -> None:
         print(f"Beware: the machine is busy (load {load:.1f}).", file=sys.stderr)
     clips = draw_evenly(read_clips(args.manifest, None), args.limit)
     contents = [as_wav(clip.samples) for clip in clips]
+    ten = clip_of_ten_seconds([clip.samples for clip in clips])
     audio = sum(clip.seconds for clip in clips)
     shipped = Setting().config()
     cores = len(os.sched_getaffinity(0))
@@ -122,7 +147,8 @@ def main() -> None:
     head += "".join(f" RTFx, {n} callers | p95, s |" for n in CALLERS).replace(
         "1 callers", "1 caller"
     )
-    lines = [head, "|---" * (4 + 2 * len(CALLERS)) + "|"]
+    head += " 10 s clip alone, s | p95 at half load, s | ratio |"
+    lines = [head, "|---" * (7 + 2 * len(CALLERS)) + "|"]
     for setting in settings(cores):
         workers = setting.workers or shipped["minWorkers"]
         threads = setting.threads or cores // workers
@@ -133,8 +159,10 @@ def main() -> None:
             (setting.seconds or shipped["handler"]["max_batch_seconds"], setting.seconds),
         ]
         cells = [f"**{value}**" if differs else f"{value}" for value, differs in values]
-        for seconds, p95 in measure(setting, args.checkpoint, contents, args.rounds).values():
+        found = measure(setting, args.checkpoint, contents, ten, args.rounds)
+        for seconds, p95 in found.callers.values():
             cells += [f"{audio / seconds:.1f}", f"{p95:.2f}"]
+        cells += [f"{found.alone:.2f}", f"{found.loaded:.2f}", f"{found.loaded / found.alone:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     conditions = (
