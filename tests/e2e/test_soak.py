@@ -15,22 +15,29 @@ from tests.e2e.inputs import Sent, bad, encoded, form, good, raw, speech
 
 REQUESTS = 1000
 CONCURRENCY = 8
+LENGTHS = 200  # different ones; each comes twice
 SAMPLE_EVERY = 25
 WARM_UP = REQUESTS // 4  # allocators reach their size with the first batches of each shape
 GROWTH_LIMIT_MB = 40.0
 
 
 def mixture() -> list[Sent]:
-    """Three good for two bad, of several lengths; without the slow and huge ones."""
+    """Three good for two bad, without the slow and huge ones.
+
+    Two of three good ones have a length of their own: what is kept for each length shows only so.
+    """
     samples = speech()
-    lengths = [raw(f"{s} s", encoded(np.resize(samples, int(s * 16_000)))) for s in (0.3, 2, 5)]
+    lengths = [
+        raw(f"{s:.2f} s", encoded(np.resize(samples, int(s * 16_000))))
+        for s in np.linspace(0.3, 7, LENGTHS)
+    ]
     fast = form("fast", encoded(samples), mode="fast", response_format="srt")
     bad_ones = [sent for sent in bad() if sent.status != 413]
-    good_ones = [*good()[:6], *lengths, fast, *good()[7:]]
+    others = itertools.cycle([*good()[:6], fast, *good()[7:]])
+    wrong = itertools.cycle(bad_ones)
     mixed: list[Sent] = []
-    for number in range(60):
-        source = bad_ones if number % 5 in (1, 3) else good_ones
-        mixed.append(source[number % len(source)])
+    for one, other in zip(lengths[::2], lengths[1::2], strict=True):
+        mixed += [one, next(wrong), next(others), next(wrong), other]
     return mixed
 
 
