@@ -52,6 +52,18 @@ def requests(errors_per_minute: str) -> list[dict[str, str]]:
     ]
 
 
+def failing_probes(predictions: str) -> list[dict[str, str]]:
+    """The liveness probe alone has six errors a minute."""
+    return [
+        series("ts_inference_requests_total", predictions, pod="a"),
+        series("Requests5XX", "0+6x500", pod="a"),
+    ]
+
+
+def out_of_memory(errors: str) -> list[dict[str, str]]:
+    return [series("steno_errors_total", errors, pod="a", Type="out_of_memory")]
+
+
 def batches(within_10_s: str) -> list[dict[str, str]]:
     return [
         series("steno_model_seconds_count", "0+100x500", pod="a"),
@@ -108,6 +120,10 @@ CASES = [
         False,
         [*requests("0")[:1], series("Requests5XX", "0x414 0+8x80", pod="a")],
     ),
+    # Nobody called, today or ever: failing probes are no failed requests.
+    Case("StenoErrorsFast", False, failing_probes("9x500")),
+    Case("StenoErrorsFast", False, failing_probes("")[1:]),
+    Case("StenoErrorsSlow", False, failing_probes("9x500")),
     Case("StenoErrorsSlow", True, requests("4")),
     Case("StenoErrorsSlow", False, requests("2")),
     # 5 % may be slow; 14.4 times that is 72 %.
@@ -134,11 +150,14 @@ CASES = [
     Case("StenoVersionMismatch", False, versions("v6", "v6", pinned="true")),
     Case("StenoStoreUnreachable", True, [series("steno_store_up", "0x500", pod="a")]),
     Case("StenoStoreUnreachable", False, [series("steno_store_up", "1x500", pod="a")]),
-    Case(
-        "StenoOutOfMemory",
-        True,
-        [series("steno_errors_total", "0x415 1x80", pod="a", Type="out_of_memory")],
-    ),
+    # The handler makes the series with the first error: it is born at 1.
+    Case("StenoOutOfMemory", True, out_of_memory("_x415 1x80")),
+    Case("StenoOutOfMemory", True, out_of_memory("3x415 4x80")),
+    Case("StenoOutOfMemory", False, out_of_memory("_x380 1x120")),
+    Case("StenoOutOfMemory", False, out_of_memory("1x500")),
+    # Prometheus saw nothing for five minutes and for an hour: an old count is no new error.
+    Case("StenoOutOfMemory", False, out_of_memory("2x410 _x5 2x80")),
+    Case("StenoOutOfMemory", False, out_of_memory("2x330 _x60 2x110")),
     Case(
         "StenoOutOfMemory",
         False,
