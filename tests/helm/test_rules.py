@@ -240,6 +240,34 @@ def test_recording_rules_give_what_they_say(folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("fewest", "inputs", "expected"),
+    [
+        # Prometheus lost the pods: no figure, so KEDA (`ignoreNullValues: "false"`) scales nothing.
+        (2, deployment(2, 2), None),
+        (0, deployment(2, 2), None),
+        (2, [*deployment(2, 2), *queue("6x500")], 6),
+        (0, [*deployment(2, 2), *queue("6x500")], 6),
+        # No pods, no queue.
+        (0, deployment(0, 0), 0),
+    ],
+)
+def test_keda_reads_a_queue_that_is_not_measured_as_unknown(
+    tmp_path: Path, fewest: int, inputs: list[dict[str, str]], expected: int | None
+) -> None:
+    scaling = {"by": "keda", "minReplicas": fewest, "keda": {"activationQuery": "sum(calls)"}}
+    values = {"autoscaling": scaling, "monitoring": {"serviceMonitor": {"enabled": True}}}
+    (scaler,) = of_kind(render(merged(REQUIRED, values)), "ScaledObject")
+    trigger = scaler["spec"]["triggers"][0]["metadata"]
+    assert trigger["ignoreNullValues"] == "false"
+    samples = [] if expected is None else [{"labels": "{}", "value": expected}]
+    check = {"expr": trigger["query"], "eval_time": "1h", "exp_samples": samples}
+    tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": [check]}]
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"tests": tests}))
+    done = run_promtool("test", "rules", "tests.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
     pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("Steno*.md")}
     assert pages == set(ALERTS)

@@ -22,6 +22,7 @@ from tests.helm.chart import CHART, REQUIRED, chart, merged, notes, render, valu
         ({"model": {"endpoint": "https://me:password@host"}}, "endpoint"),
         ({"resources": {"limits": {"memory": None}}}, "memory"),
         ({"autoscaling": {"by": "both"}}, "by"),
+        ({"autoscaling": {"queuePerWorker": 0}}, "queuePerWorker"),
         ({"canary": {"weight": 101}}, "weight"),
         ({"monitoring": {"rules": {"latencySeconds": 3}}}, "latencySeconds"),
         ({"monitoring": {"rules": {"latencyObjective": 90}}}, "latencyObjective"),
@@ -60,6 +61,10 @@ def test_a_value_that_is_unknown_or_impossible_is_named(
         ({"autoscaling": {"by": "keda", "minReplicas": 0}}, "activationQuery is empty"),
         ({"autoscaling": {"by": "keda", "cpuUtilization": 50}}, "are for autoscaling.by=hpa"),
         ({"autoscaling": {"by": "hpa", "gpuUtilization": 50}}, "gpu.count is 0"),
+        (
+            {"autoscaling": {"by": "keda"}},
+            "autoscaling.by is keda and monitoring.serviceMonitor.enabled false",
+        ),
         ({"canary": {"enabled": True, "weight": 0}}, "canary.version is empty"),
         ({"canary": {"enabled": True, "version": "v8"}}, "nothing divides the requests"),
         ({"ingress": {"enabled": True}}, "ingress.host is empty"),

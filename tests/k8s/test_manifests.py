@@ -115,7 +115,10 @@ def test_helm_test_may_reach_the_server_where_all_else_is_denied() -> None:
 
 def test_the_adapter_makes_the_metrics_that_the_autoscaler_asks_for() -> None:
     scaling = {"by": "hpa", "gpuUtilization": 80}
-    values = merged(REQUIRED, {"gpu": {"count": 1}, "autoscaling": scaling})
+    monitoring = {"serviceMonitor": {"enabled": True}}
+    values = merged(
+        REQUIRED, {"gpu": {"count": 1}, "autoscaling": scaling, "monitoring": monitoring}
+    )
     (scaler,) = of_kind(render(values), "HorizontalPodAutoscaler")
     asked = {
         metric["pods"]["metric"]["name"]

@@ -176,6 +176,9 @@ handler:
 {{- if and (eq $v.autoscaling.by "keda") (or $v.autoscaling.cpuUtilization $v.autoscaling.gpuUtilization) -}}
 {{- $problems = append $problems "autoscaling.cpuUtilization and gpuUtilization are for autoscaling.by=hpa: with KEDA leave them null" -}}
 {{- end -}}
+{{- if not (or $v.monitoring.serviceMonitor.enabled $v.monitoring.scrapedOtherwise) -}}
+{{- $problems = append $problems (printf "autoscaling.by is %s and monitoring.serviceMonitor.enabled false: an autoscaler reads the queue from Prometheus. Enable it, or set monitoring.scrapedOtherwise=true if your Prometheus scrapes the pods without it" $v.autoscaling.by) -}}
+{{- end -}}
 {{- if and $v.autoscaling.gpuUtilization (eq (int $v.gpu.count) 0) -}}
 {{- $problems = append $problems "autoscaling.gpuUtilization is set and gpu.count is 0" -}}
 {{- end -}}
