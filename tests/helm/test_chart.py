@@ -86,7 +86,11 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
             }
         ),
         "rollout": st.sampled_from(
-            [{"maxSurge": 1}, {"maxSurge": "25%"}, {"maxSurge": 0, "maxUnavailable": "50%"}]
+            [
+                {"maxSurge": 1, "progressDeadlineSeconds": 4600},
+                {"maxSurge": "25%", "progressDeadlineSeconds": 9000},
+                {"maxSurge": 0, "maxUnavailable": "50%", "progressDeadlineSeconds": 4600},
+            ]
         ),
         "drain": st.fixed_dictionaries({"timeoutSeconds": st.integers(16, 4000)}),
         "autoscaling": st.fixed_dictionaries(

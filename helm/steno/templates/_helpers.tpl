@@ -123,6 +123,21 @@ handler:
 {{- mulf (float64 (regexFind "^[0-9.]+" $text)) (get $units $unit | default 1.0) -}}
 {{- end -}}
 
+{{/* The keys of metadata that are the chart's own, by the value in which a second one could stand. */}}
+{{- define "steno.ownKeys" -}}
+{{- $labels := include "steno.labels" . | fromYaml | keys | sortAlpha -}}
+{{- $nginx := list -}}
+{{- range list "rewrite-target" "proxy-body-size" "proxy-read-timeout" "proxy-send-timeout" "canary" "canary-weight" -}}
+{{- $nginx = append $nginx (printf "nginx.ingress.kubernetes.io/%s" .) -}}
+{{- end -}}
+podLabels: {{ concat $labels (list "app.kubernetes.io/component" "steno/track") | toJson }}
+podAnnotations: [kubectl.kubernetes.io/default-container, eks.amazonaws.com/skip-containers, checksum/config]
+ingress.annotations: {{ toJson $nginx }}
+{{- range list "serviceMonitor" "rules" "dashboard" }}
+monitoring.{{ . }}.labels: {{ toJson $labels }}
+{{- end }}
+{{- end -}}
+
 {{/* Refuses what a schema cannot say clearly. */}}
 {{- define "steno.validate" -}}
 {{- $v := .Values -}}
@@ -152,6 +167,29 @@ handler:
 {{- end -}}
 {{- if ge (int $v.drain.propagationSeconds) (int $v.drain.timeoutSeconds) -}}
 {{- $problems = append $problems (printf "drain.timeoutSeconds is %d and propagationSeconds %d: requests need time after nobody sends new ones" (int $v.drain.timeoutSeconds) (int $v.drain.propagationSeconds)) -}}
+{{- end -}}
+{{- $turn := add $v.drain.timeoutSeconds $v.rollout.startupSeconds | int -}}
+{{- if lt (int $v.rollout.progressDeadlineSeconds) $turn -}}
+{{- $problems = append $problems (printf "rollout.progressDeadlineSeconds is %d: a roll-out that waits for one drain (drain.timeoutSeconds, %d) and one start (rollout.startupSeconds, %d) would have failed; give at least %d" (int $v.rollout.progressDeadlineSeconds) (int $v.drain.timeoutSeconds) (int $v.rollout.startupSeconds) $turn) -}}
+{{- end -}}
+{{- if gt (int $v.server.maxBatchDelay) 1000 -}}
+{{- $problems = append $problems (printf "server.maxBatchDelay is %d ms: a drain takes 2 s without work for the end, and would lose the requests that still wait for their batch; give at most 1000" (int $v.server.maxBatchDelay)) -}}
+{{- end -}}
+{{- $timeout := $v.server.responseTimeout | default 1200 | int -}}
+{{- if and (or $v.ingress.enabled $v.gateway.enabled) (gt $timeout (int $v.limits.requestSeconds)) -}}
+{{- $problems = append $problems (printf "limits.requestSeconds is %d and server.responseTimeout %d: callers would be cut off from a batch that still runs; give limits.requestSeconds a little more, or set server.responseTimeout lower" (int $v.limits.requestSeconds) $timeout) -}}
+{{- end -}}
+{{- if and $v.podDisruptionBudget.enabled (eq ($v.podDisruptionBudget.maxUnavailable | toString) "0") -}}
+{{- $problems = append $problems "podDisruptionBudget.maxUnavailable is 0: no node with a pod could ever be drained; give at least 1, or set podDisruptionBudget.enabled=false" -}}
+{{- end -}}
+{{- range $path, $own := include "steno.ownKeys" . | fromYaml -}}
+{{- $given := $v -}}
+{{- range splitList "." $path }}{{ $given = index $given . | default dict }}{{ end -}}
+{{- range $key := $own -}}
+{{- if hasKey $given $key -}}
+{{- $problems = append $problems (printf "%s has %s, which the chart sets itself: leave it out" $path $key) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- range $name := list "resources" "exporterResources" "fetchResources" -}}
 {{- $amounts := index $v $name -}}
