@@ -153,6 +153,28 @@ def test_two_releases_in_one_namespace_share_nothing(values: dict[str, Any]) -> 
     assert collisions(render(given, release="one"), render(given, release="other")) == []
 
 
+def test_long_names_that_begin_alike_share_nothing() -> None:
+    canary = {"canary": {"enabled": True, "version": "v8", "weight": 0}}
+    values = merged(REQUIRED, canary)
+    one, other = (render(values, release=f"{'steno' * 10}-{end}") for end in "ab")
+    assert collisions(one, other) == []
+    assert problems(one) == []
+    overrides = ({"fullnameOverride": f"{'steno' * 10}-{end}"} for end in "ab")
+    one, other = (render(merged(values, given), release="one") for given in overrides)
+    assert {item["metadata"]["name"] for item in one}.isdisjoint(
+        item["metadata"]["name"] for item in other
+    )
+
+
+def test_every_ending_of_a_name_is_refused_as_the_end_of_another_releases_name() -> None:
+    monitoring = {part: {"enabled": True} for part in ("serviceMonitor", "rules", "dashboard")}
+    values = {"monitoring": monitoring, "canary": {"enabled": True, "version": "v8", "weight": 0}}
+    names = {item["metadata"]["name"] for item in render(merged(REQUIRED, values))}
+    for name in names - {"demo-steno"}:
+        with pytest.raises(helm.HelmError, match="those of the release demo-steno end in"):
+            render(REQUIRED, release=name)
+
+
 def test_the_pod_gets_the_files_that_serve_locally_byte_for_byte() -> None:
     (config,) = (
         item

@@ -89,8 +89,8 @@ def versions(
     ]
 
 
-def deployment(wanted: int, available: int) -> list[dict[str, str]]:
-    labels = 'namespace="speech",deployment="demo-steno"'
+def deployment(wanted: int, available: int, name: str = "demo-steno") -> list[dict[str, str]]:
+    labels = f'namespace="speech",deployment="{name}"'
     return [
         {"series": f"kube_deployment_spec_replicas{{{labels}}}", "values": f"{wanted}x500"},
         {
@@ -142,6 +142,13 @@ CASES = [
         [series("steno_ready", "0x500", pod="a"), series("steno_ready", "1x500", pod="b")],
     ),
     Case("StenoNoPod", True, deployment(2, 0), labels=DEPLOYMENT),
+    Case(
+        "StenoNoPod",
+        True,
+        [*deployment(2, 2), *deployment(1, 0, "demo-steno-canary")],
+        labels={**DEPLOYMENT, "deployment": "demo-steno-canary"},
+    ),
+    Case("StenoNoPod", False, deployment(2, 0, "other-steno"), labels=DEPLOYMENT),
     Case("StenoNoPod", False, deployment(2, 1), labels=DEPLOYMENT),
     Case("StenoNoPod", False, deployment(0, 0), labels=DEPLOYMENT),  # scaled to zero
     Case("StenoVersionMismatch", True, versions("v7", "v6")),

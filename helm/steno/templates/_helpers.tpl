@@ -1,14 +1,15 @@
-{{/* The release's name for objects: unique in a namespace, at most 50 characters to leave room for endings. */}}
+{{/*
+The release's name for objects: unique in a namespace, at most 50 characters to leave room for endings.
+A longer one is cut, and told from others that begin alike by its hash.
+*/}}
 {{- define "steno.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- $full = .Values.fullnameOverride | default $full -}}
+{{- if gt (len $full) 50 -}}
+{{- printf "%s-%s" ($full | trunc 41 | trimSuffix "-") ($full | sha256sum | trunc 8) -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
-{{- end -}}
+{{- $full -}}
 {{- end -}}
 {{- end -}}
 
@@ -144,6 +145,11 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- $problems := list -}}
 {{- if not $v.image.repository -}}
 {{- $problems = append $problems "image.repository is empty: name the serving image (docs/deployment.md builds one)" -}}
+{{- end -}}
+{{- range list "canary" "metrics" "dashboard" "test" -}}
+{{- if hasSuffix (printf "-%s" .) (include "steno.fullname" $) -}}
+{{- $problems = append $problems (printf "the objects would be called %s, as those of the release %s end in -%s: choose another release name or fullnameOverride" (include "steno.fullname" $) (include "steno.fullname" $ | trimSuffix (printf "-%s" .)) .) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.model.store $v.model.claim -}}
 {{- $problems = append $problems "model.store and model.claim are both set: give one of them" -}}
