@@ -31,7 +31,8 @@ def dashboard_queries() -> list[str]:
 
 def chart_queries() -> Iterator[str]:
     values = {"gpu": {"count": 1}, "autoscaling": {"by": "keda"}}
-    manifests = render(merged(REQUIRED, values, {"monitoring": {"rules": {"enabled": True}}}))
+    monitoring = {"rules": {"enabled": True}, "serviceMonitor": {"enabled": True}}
+    manifests = render(merged(REQUIRED, values, {"monitoring": monitoring}))
     for rule in of_kind(manifests, "PrometheusRule"):
         for group in rule["spec"]["groups"]:
             yield from (item["expr"] for item in group["rules"])

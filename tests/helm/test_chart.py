@@ -86,7 +86,11 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
             }
         ),
         "rollout": st.sampled_from(
-            [{"maxSurge": 1}, {"maxSurge": "25%"}, {"maxSurge": 0, "maxUnavailable": "50%"}]
+            [
+                {"maxSurge": 1, "progressDeadlineSeconds": 4600},
+                {"maxSurge": "25%", "progressDeadlineSeconds": 9000},
+                {"maxSurge": 0, "maxUnavailable": "50%", "progressDeadlineSeconds": 4600},
+            ]
         ),
         "drain": st.fixed_dictionaries({"timeoutSeconds": st.integers(16, 4000)}),
         "autoscaling": st.fixed_dictionaries(
@@ -94,6 +98,7 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
                 "by": st.sampled_from(["none", "hpa", "keda"]),
                 "minReplicas": st.integers(1, 3),
                 "maxReplicas": st.integers(3, 9),
+                "queuePerWorker": st.sampled_from([0.01, 0.5, 1, 2.5, 40]),
                 "keda": st.sampled_from([{}, {"activationQuery": "sum(rate(calls[2m]))"}]),
             }
         ),
@@ -116,6 +121,7 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "tolerations": st.sampled_from([[], [{"key": "a", "operator": "Exists"}]]),
         "monitoring": st.fixed_dictionaries(
             {
+                "scrapedOtherwise": st.just(True),
                 "serviceMonitor": st.fixed_dictionaries({"enabled": toggles}),
                 "rules": st.fixed_dictionaries(
                     {"enabled": toggles, "latencySeconds": st.sampled_from([0.5, 1, 2.5, 10])}
@@ -133,11 +139,11 @@ def can_go_together(values: dict[str, Any]) -> bool:
 
 @pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(choices.filter(can_go_together))
-def test_any_combination_gives_sound_objects(values: dict[str, Any]) -> None:
+@given(choices.filter(can_go_together), st.sampled_from(VERSIONS))
+def test_any_combination_gives_sound_objects(values: dict[str, Any], version: str) -> None:
     manifests = render(merged(REQUIRED, values))
     assert problems(manifests) == []
-    assert [p for m in manifests for p in schema_problems(m, VERSIONS[0])] == []
+    assert [p for m in manifests for p in schema_problems(m, version)] == []
 
 
 @settings(max_examples=10, deadline=None)
@@ -145,6 +151,28 @@ def test_any_combination_gives_sound_objects(values: dict[str, Any]) -> None:
 def test_two_releases_in_one_namespace_share_nothing(values: dict[str, Any]) -> None:
     given = merged(REQUIRED, values, {"serviceAccount": {"name": ""}})
     assert collisions(render(given, release="one"), render(given, release="other")) == []
+
+
+def test_long_names_that_begin_alike_share_nothing() -> None:
+    canary = {"canary": {"enabled": True, "version": "v8", "weight": 0}}
+    values = merged(REQUIRED, canary)
+    one, other = (render(values, release=f"{'steno' * 10}-{end}") for end in "ab")
+    assert collisions(one, other) == []
+    assert problems(one) == []
+    overrides = ({"fullnameOverride": f"{'steno' * 10}-{end}"} for end in "ab")
+    one, other = (render(merged(values, given), release="one") for given in overrides)
+    assert {item["metadata"]["name"] for item in one}.isdisjoint(
+        item["metadata"]["name"] for item in other
+    )
+
+
+def test_every_ending_of_a_name_is_refused_as_the_end_of_another_releases_name() -> None:
+    monitoring = {part: {"enabled": True} for part in ("serviceMonitor", "rules", "dashboard")}
+    values = {"monitoring": monitoring, "canary": {"enabled": True, "version": "v8", "weight": 0}}
+    names = {item["metadata"]["name"] for item in render(merged(REQUIRED, values))}
+    for name in names - {"demo-steno"}:
+        with pytest.raises(helm.HelmError, match="those of the release demo-steno end in"):
+            render(REQUIRED, release=name)
 
 
 def test_the_pod_gets_the_files_that_serve_locally_byte_for_byte() -> None:
@@ -211,6 +239,29 @@ def test_a_canary_follows_its_own_version_and_never_the_pointer() -> None:
         for item in of_kind(manifests, "Ingress")
     ]
     assert weights == [None, "10"]
+
+
+@pytest.mark.parametrize(
+    ("by", "workers", "target"),
+    [("hpa", 3, 0.5), ("keda", 1, 0.5), ("keda", 3, 1.5)],  # the adapter counts the workers itself
+)
+def test_an_autoscaler_may_aim_below_one_request_for_each_worker(
+    by: str, workers: int, target: float
+) -> None:
+    values = {
+        "autoscaling": {"by": by, "queuePerWorker": 0.5},
+        "server": {"workers": workers},
+        "monitoring": {"serviceMonitor": {"enabled": True}},
+    }
+    manifests = render(merged(REQUIRED, values))
+    assert [p for m in manifests for v in VERSIONS for p in schema_problems(m, v)] == []
+    if by == "hpa":
+        (scaler,) = of_kind(manifests, "HorizontalPodAutoscaler")
+        found = scaler["spec"]["metrics"][0]["pods"]["target"]["averageValue"]
+    else:
+        (scaler,) = of_kind(manifests, "ScaledObject")
+        found = scaler["spec"]["triggers"][0]["metadata"]["threshold"]
+    assert found == str(target)
 
 
 def test_grpc_is_offered_by_each_track_where_it_is_asked_for() -> None:

@@ -52,6 +52,18 @@ def requests(errors_per_minute: str) -> list[dict[str, str]]:
     ]
 
 
+def failing_probes(predictions: str) -> list[dict[str, str]]:
+    """The liveness probe alone has six errors a minute."""
+    return [
+        series("ts_inference_requests_total", predictions, pod="a"),
+        series("Requests5XX", "0+6x500", pod="a"),
+    ]
+
+
+def out_of_memory(errors: str) -> list[dict[str, str]]:
+    return [series("steno_errors_total", errors, pod="a", Type="out_of_memory")]
+
+
 def batches(within_10_s: str) -> list[dict[str, str]]:
     return [
         series("steno_model_seconds_count", "0+100x500", pod="a"),
@@ -77,8 +89,8 @@ def versions(
     ]
 
 
-def deployment(wanted: int, available: int) -> list[dict[str, str]]:
-    labels = 'namespace="speech",deployment="demo-steno"'
+def deployment(wanted: int, available: int, name: str = "demo-steno") -> list[dict[str, str]]:
+    labels = f'namespace="speech",deployment="{name}"'
     return [
         {"series": f"kube_deployment_spec_replicas{{{labels}}}", "values": f"{wanted}x500"},
         {
@@ -108,6 +120,10 @@ CASES = [
         False,
         [*requests("0")[:1], series("Requests5XX", "0x414 0+8x80", pod="a")],
     ),
+    # Nobody called, today or ever: failing probes are no failed requests.
+    Case("StenoErrorsFast", False, failing_probes("9x500")),
+    Case("StenoErrorsFast", False, failing_probes("")[1:]),
+    Case("StenoErrorsSlow", False, failing_probes("9x500")),
     Case("StenoErrorsSlow", True, requests("4")),
     Case("StenoErrorsSlow", False, requests("2")),
     # 5 % may be slow; 14.4 times that is 72 %.
@@ -126,6 +142,13 @@ CASES = [
         [series("steno_ready", "0x500", pod="a"), series("steno_ready", "1x500", pod="b")],
     ),
     Case("StenoNoPod", True, deployment(2, 0), labels=DEPLOYMENT),
+    Case(
+        "StenoNoPod",
+        True,
+        [*deployment(2, 2), *deployment(1, 0, "demo-steno-canary")],
+        labels={**DEPLOYMENT, "deployment": "demo-steno-canary"},
+    ),
+    Case("StenoNoPod", False, deployment(2, 0, "other-steno"), labels=DEPLOYMENT),
     Case("StenoNoPod", False, deployment(2, 1), labels=DEPLOYMENT),
     Case("StenoNoPod", False, deployment(0, 0), labels=DEPLOYMENT),  # scaled to zero
     Case("StenoVersionMismatch", True, versions("v7", "v6")),
@@ -134,11 +157,14 @@ CASES = [
     Case("StenoVersionMismatch", False, versions("v6", "v6", pinned="true")),
     Case("StenoStoreUnreachable", True, [series("steno_store_up", "0x500", pod="a")]),
     Case("StenoStoreUnreachable", False, [series("steno_store_up", "1x500", pod="a")]),
-    Case(
-        "StenoOutOfMemory",
-        True,
-        [series("steno_errors_total", "0x415 1x80", pod="a", Type="out_of_memory")],
-    ),
+    # The handler makes the series with the first error: it is born at 1.
+    Case("StenoOutOfMemory", True, out_of_memory("_x415 1x80")),
+    Case("StenoOutOfMemory", True, out_of_memory("3x415 4x80")),
+    Case("StenoOutOfMemory", False, out_of_memory("_x380 1x120")),
+    Case("StenoOutOfMemory", False, out_of_memory("1x500")),
+    # Prometheus saw nothing for five minutes and for an hour: an old count is no new error.
+    Case("StenoOutOfMemory", False, out_of_memory("2x410 _x5 2x80")),
+    Case("StenoOutOfMemory", False, out_of_memory("2x330 _x60 2x110")),
     Case(
         "StenoOutOfMemory",
         False,
@@ -218,6 +244,34 @@ def test_recording_rules_give_what_they_say(folder: Path) -> None:
     document = {"rule_files": ["rules.yaml"], "evaluation_interval": "5m", "tests": tests}
     (folder / "recording.yaml").write_text(yaml.safe_dump(document))
     done = run_promtool("test", "rules", "recording.yaml", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fewest", "inputs", "expected"),
+    [
+        # Prometheus lost the pods: no figure, so KEDA (`ignoreNullValues: "false"`) scales nothing.
+        (2, deployment(2, 2), None),
+        (0, deployment(2, 2), None),
+        (2, [*deployment(2, 2), *queue("6x500")], 6),
+        (0, [*deployment(2, 2), *queue("6x500")], 6),
+        # No pods, no queue.
+        (0, deployment(0, 0), 0),
+    ],
+)
+def test_keda_reads_a_queue_that_is_not_measured_as_unknown(
+    tmp_path: Path, fewest: int, inputs: list[dict[str, str]], expected: int | None
+) -> None:
+    scaling = {"by": "keda", "minReplicas": fewest, "keda": {"activationQuery": "sum(calls)"}}
+    values = {"autoscaling": scaling, "monitoring": {"serviceMonitor": {"enabled": True}}}
+    (scaler,) = of_kind(render(merged(REQUIRED, values)), "ScaledObject")
+    trigger = scaler["spec"]["triggers"][0]["metadata"]
+    assert trigger["ignoreNullValues"] == "false"
+    samples = [] if expected is None else [{"labels": "{}", "value": expected}]
+    check = {"expr": trigger["query"], "eval_time": "1h", "exp_samples": samples}
+    tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": [check]}]
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"tests": tests}))
+    done = run_promtool("test", "rules", "tests.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from helm.values_reference import REFERENCE, VALUES, document, entries
-from tests.helm.chart import CHART, REQUIRED, chart, merged, notes, render, values_of
+from tests.helm.chart import CHART, REQUIRED, chart, merged, notes, of_kind, render, values_of
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ from tests.helm.chart import CHART, REQUIRED, chart, merged, notes, render, valu
         ({"model": {"endpoint": "https://me:password@host"}}, "endpoint"),
         ({"resources": {"limits": {"memory": None}}}, "memory"),
         ({"autoscaling": {"by": "both"}}, "by"),
+        ({"autoscaling": {"queuePerWorker": 0}}, "queuePerWorker"),
         ({"canary": {"weight": 101}}, "weight"),
         ({"monitoring": {"rules": {"latencySeconds": 3}}}, "latencySeconds"),
         ({"monitoring": {"rules": {"latencyObjective": 90}}}, "latencyObjective"),
@@ -47,6 +48,9 @@ def test_a_value_that_is_unknown_or_impossible_is_named(
     [
         ({"image": {"repository": ""}}, "image.repository is empty"),
         ({"model": {"store": ""}}, "model.store is empty"),
+        # Names that another release has beside its own.
+        ({"fullnameOverride": "steno-canary"}, "those of the release steno end in -canary"),
+        ({"fullnameOverride": "steno-metrics"}, "those of the release steno end in -metrics"),
         ({"model": {"claim": "store"}}, "model.store and model.claim are both set"),
         ({"auth": {"existingSecret": ""}}, "auth.existingSecret is empty"),
         ({"service": {"grpc": {"enabled": True}}}, "cannot show a token. Set auth.enabled=false"),
@@ -60,6 +64,10 @@ def test_a_value_that_is_unknown_or_impossible_is_named(
         ({"autoscaling": {"by": "keda", "minReplicas": 0}}, "activationQuery is empty"),
         ({"autoscaling": {"by": "keda", "cpuUtilization": 50}}, "are for autoscaling.by=hpa"),
         ({"autoscaling": {"by": "hpa", "gpuUtilization": 50}}, "gpu.count is 0"),
+        (
+            {"autoscaling": {"by": "keda"}},
+            "autoscaling.by is keda and monitoring.serviceMonitor.enabled false",
+        ),
         ({"canary": {"enabled": True, "weight": 0}}, "canary.version is empty"),
         ({"canary": {"enabled": True, "version": "v8"}}, "nothing divides the requests"),
         ({"ingress": {"enabled": True}}, "ingress.host is empty"),
@@ -71,6 +79,21 @@ def test_a_value_that_is_unknown_or_impossible_is_named(
             "drain.timeoutSeconds is 60 and propagationSeconds 60",
         ),
         ({"resources": {"requests": {"memory": "8Gi"}}}, "more memory than its limit"),
+        ({"podDisruptionBudget": {"maxUnavailable": 0}}, "maxUnavailable is 0: no node"),
+        (
+            {"drain": {"timeoutSeconds": 1200}},
+            "rollout.progressDeadlineSeconds is 1200: .* give at least 1800",
+        ),
+        ({"server": {"maxBatchDelay": 1001}}, "server.maxBatchDelay is 1001 ms: .* at most 1000"),
+        (
+            {"server": {"responseTimeout": 3600}, "ingress": {"enabled": True, "host": "a"}},
+            "limits.requestSeconds is 1260 and server.responseTimeout 3600",
+        ),
+        # The shipped archive's 1200, where the values say nothing.
+        (
+            {"limits": {"requestSeconds": 60}, "gateway": {"enabled": True}},
+            "limits.requestSeconds is 60 and server.responseTimeout 1200",
+        ),
     ],
 )
 def test_a_combination_that_cannot_work_is_refused_with_what_would(
@@ -78,6 +101,63 @@ def test_a_combination_that_cannot_work_is_refused_with_what_would(
 ) -> None:
     with pytest.raises(helm.HelmError, match=message):
         render(merged(REQUIRED, values))
+
+
+@pytest.mark.parametrize(
+    ("values", "path", "key"),
+    [
+        ({"podLabels": {"steno/track": "x"}}, "podLabels", "steno/track"),
+        (
+            {"podLabels": {"app.kubernetes.io/name": "x"}},
+            "podLabels",
+            "app.kubernetes.io/name",
+        ),
+        ({"podAnnotations": {"checksum/config": "x"}}, "podAnnotations", "checksum/config"),
+        (
+            {"ingress": {"annotations": {"nginx.ingress.kubernetes.io/proxy-body-size": "9m"}}},
+            "ingress.annotations",
+            "nginx.ingress.kubernetes.io/proxy-body-size",
+        ),
+        (
+            {"monitoring": {"rules": {"labels": {"helm.sh/chart": "x"}}}},
+            "monitoring.rules.labels",
+            "helm.sh/chart",
+        ),
+    ],
+)
+def test_a_key_that_the_chart_sets_itself_is_refused(
+    values: dict[str, Any], path: str, key: str
+) -> None:
+    with pytest.raises(helm.HelmError, match=f"{path} has {key}, which the chart sets itself"):
+        render(merged(REQUIRED, values))
+
+
+def test_values_that_are_taken_away_have_no_keys() -> None:
+    assert render(merged(REQUIRED, {"podLabels": None, "podAnnotations": None}))
+
+
+def test_the_keys_that_are_refused_are_those_that_the_chart_sets() -> None:
+    monitoring = {part: {"enabled": True} for part in ("serviceMonitor", "rules", "dashboard")}
+    values = {"monitoring": monitoring, "canary": {"enabled": True, "version": "v8"}}
+    ingress = {"enabled": True, "host": "a.example.com"}
+    manifests = render(merged(REQUIRED, values, {"ingress": ingress}))
+    pod = of_kind(manifests, "Deployment")[0]["spec"]["template"]["metadata"]
+
+    def refused(values: dict[str, Any]) -> bool:
+        try:
+            render(merged(REQUIRED, values))
+        except helm.HelmError as error:
+            return "which the chart sets itself" in str(error)
+        return False
+
+    annotations = [item["metadata"]["annotations"] for item in of_kind(manifests, "Ingress")]
+    assert all(refused({"podLabels": {key: "x"}}) for key in pod["labels"])
+    assert all(refused({"podAnnotations": {key: "x"}}) for key in pod["annotations"])
+    for key in {key for given in annotations for key in given}:
+        assert refused({"ingress": {"annotations": {key: "x"}}})
+    for kind, part in (("ServiceMonitor", "serviceMonitor"), ("PrometheusRule", "rules")):
+        for key in of_kind(manifests, kind)[0]["metadata"]["labels"]:
+            assert refused({"monitoring": {part: {"labels": {key: "x"}}}})
 
 
 def test_all_problems_are_told_at_once() -> None:

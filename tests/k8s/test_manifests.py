@@ -7,7 +7,16 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.helm.chart import CHART, REQUIRED, chart, merged, of_kind, render, values_of
+from tests.helm.chart import (
+    CHART,
+    REQUIRED,
+    VALUE_FILES,
+    chart,
+    merged,
+    of_kind,
+    render,
+    values_of,
+)
 from tests.helm.checks import Manifest, nothing_has_rights, quantity, secrets_are_given_by_name
 from tests.helm.queries import metrics_in
 from training.package import ROOT
@@ -92,6 +101,13 @@ def test_the_quota_has_room_for_production_at_its_largest() -> None:
     assert int(hard["pods"]) >= pods
 
 
+def test_the_quota_bounds_each_kind_of_gpu_that_is_shipped() -> None:
+    (quota,) = of_kind(objects(K8S / "namespaces"), "ResourceQuota")
+    for path in VALUE_FILES:
+        gpu: dict[str, Any] = chart().merge_values(values_of(path))["gpu"]
+        assert f"requests.{gpu['resource']}" in quota["spec"]["hard"]
+
+
 def test_the_priority_that_production_names_is_there() -> None:
     values = values_of(CHART / "values" / "production.yaml")
     (priority,) = of_kind(objects(K8S / "namespaces"), "PriorityClass")
@@ -115,7 +131,10 @@ def test_helm_test_may_reach_the_server_where_all_else_is_denied() -> None:
 
 def test_the_adapter_makes_the_metrics_that_the_autoscaler_asks_for() -> None:
     scaling = {"by": "hpa", "gpuUtilization": 80}
-    values = merged(REQUIRED, {"gpu": {"count": 1}, "autoscaling": scaling})
+    monitoring = {"serviceMonitor": {"enabled": True}}
+    values = merged(
+        REQUIRED, {"gpu": {"count": 1}, "autoscaling": scaling, "monitoring": monitoring}
+    )
     (scaler,) = of_kind(render(values), "HorizontalPodAutoscaler")
     asked = {
         metric["pods"]["metric"]["name"]

@@ -1,14 +1,15 @@
-{{/* The release's name for objects: unique in a namespace, at most 50 characters to leave room for endings. */}}
+{{/*
+The release's name for objects: unique in a namespace, at most 50 characters to leave room for endings.
+A longer one is cut, and told from others that begin alike by its hash.
+*/}}
 {{- define "steno.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- $full = .Values.fullnameOverride | default $full -}}
+{{- if gt (len $full) 50 -}}
+{{- printf "%s-%s" ($full | trunc 41 | trimSuffix "-") ($full | sha256sum | trunc 8) -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
-{{- end -}}
+{{- $full -}}
 {{- end -}}
 {{- end -}}
 
@@ -123,12 +124,32 @@ handler:
 {{- mulf (float64 (regexFind "^[0-9.]+" $text)) (get $units $unit | default 1.0) -}}
 {{- end -}}
 
+{{/* The keys of metadata that are the chart's own, by the value in which a second one could stand. */}}
+{{- define "steno.ownKeys" -}}
+{{- $labels := include "steno.labels" . | fromYaml | keys | sortAlpha -}}
+{{- $nginx := list -}}
+{{- range list "rewrite-target" "proxy-body-size" "proxy-read-timeout" "proxy-send-timeout" "canary" "canary-weight" -}}
+{{- $nginx = append $nginx (printf "nginx.ingress.kubernetes.io/%s" .) -}}
+{{- end -}}
+podLabels: {{ concat $labels (list "app.kubernetes.io/component" "steno/track") | toJson }}
+podAnnotations: [kubectl.kubernetes.io/default-container, eks.amazonaws.com/skip-containers, checksum/config]
+ingress.annotations: {{ toJson $nginx }}
+{{- range list "serviceMonitor" "rules" "dashboard" }}
+monitoring.{{ . }}.labels: {{ toJson $labels }}
+{{- end }}
+{{- end -}}
+
 {{/* Refuses what a schema cannot say clearly. */}}
 {{- define "steno.validate" -}}
 {{- $v := .Values -}}
 {{- $problems := list -}}
 {{- if not $v.image.repository -}}
 {{- $problems = append $problems "image.repository is empty: name the serving image (docs/deployment.md builds one)" -}}
+{{- end -}}
+{{- range list "canary" "metrics" "dashboard" "test" -}}
+{{- if hasSuffix (printf "-%s" .) (include "steno.fullname" $) -}}
+{{- $problems = append $problems (printf "the objects would be called %s, as those of the release %s end in -%s: choose another release name or fullnameOverride" (include "steno.fullname" $) (include "steno.fullname" $ | trimSuffix (printf "-%s" .)) .) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.model.store $v.model.claim -}}
 {{- $problems = append $problems "model.store and model.claim are both set: give one of them" -}}
@@ -153,6 +174,29 @@ handler:
 {{- if ge (int $v.drain.propagationSeconds) (int $v.drain.timeoutSeconds) -}}
 {{- $problems = append $problems (printf "drain.timeoutSeconds is %d and propagationSeconds %d: requests need time after nobody sends new ones" (int $v.drain.timeoutSeconds) (int $v.drain.propagationSeconds)) -}}
 {{- end -}}
+{{- $turn := add $v.drain.timeoutSeconds $v.rollout.startupSeconds | int -}}
+{{- if lt (int $v.rollout.progressDeadlineSeconds) $turn -}}
+{{- $problems = append $problems (printf "rollout.progressDeadlineSeconds is %d: a roll-out that waits for one drain (drain.timeoutSeconds, %d) and one start (rollout.startupSeconds, %d) would have failed; give at least %d" (int $v.rollout.progressDeadlineSeconds) (int $v.drain.timeoutSeconds) (int $v.rollout.startupSeconds) $turn) -}}
+{{- end -}}
+{{- if gt (int $v.server.maxBatchDelay) 1000 -}}
+{{- $problems = append $problems (printf "server.maxBatchDelay is %d ms: a drain takes 2 s without work for the end, and would lose the requests that still wait for their batch; give at most 1000" (int $v.server.maxBatchDelay)) -}}
+{{- end -}}
+{{- $timeout := $v.server.responseTimeout | default 1200 | int -}}
+{{- if and (or $v.ingress.enabled $v.gateway.enabled) (gt $timeout (int $v.limits.requestSeconds)) -}}
+{{- $problems = append $problems (printf "limits.requestSeconds is %d and server.responseTimeout %d: callers would be cut off from a batch that still runs; give limits.requestSeconds a little more, or set server.responseTimeout lower" (int $v.limits.requestSeconds) $timeout) -}}
+{{- end -}}
+{{- if and $v.podDisruptionBudget.enabled (eq ($v.podDisruptionBudget.maxUnavailable | toString) "0") -}}
+{{- $problems = append $problems "podDisruptionBudget.maxUnavailable is 0: no node with a pod could ever be drained; give at least 1, or set podDisruptionBudget.enabled=false" -}}
+{{- end -}}
+{{- range $path, $own := include "steno.ownKeys" . | fromYaml -}}
+{{- $given := $v -}}
+{{- range splitList "." $path }}{{ $given = index $given . | default dict }}{{ end -}}
+{{- range $key := $own -}}
+{{- if hasKey $given $key -}}
+{{- $problems = append $problems (printf "%s has %s, which the chart sets itself: leave it out" $path $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range $name := list "resources" "exporterResources" "fetchResources" -}}
 {{- $amounts := index $v $name -}}
 {{- range $key := list "cpu" "memory" -}}
@@ -175,6 +219,9 @@ handler:
 {{- end -}}
 {{- if and (eq $v.autoscaling.by "keda") (or $v.autoscaling.cpuUtilization $v.autoscaling.gpuUtilization) -}}
 {{- $problems = append $problems "autoscaling.cpuUtilization and gpuUtilization are for autoscaling.by=hpa: with KEDA leave them null" -}}
+{{- end -}}
+{{- if not (or $v.monitoring.serviceMonitor.enabled $v.monitoring.scrapedOtherwise) -}}
+{{- $problems = append $problems (printf "autoscaling.by is %s and monitoring.serviceMonitor.enabled false: an autoscaler reads the queue from Prometheus. Enable it, or set monitoring.scrapedOtherwise=true if your Prometheus scrapes the pods without it" $v.autoscaling.by) -}}
 {{- end -}}
 {{- if and $v.autoscaling.gpuUtilization (eq (int $v.gpu.count) 0) -}}
 {{- $problems = append $problems "autoscaling.gpuUtilization is set and gpu.count is 0" -}}
