@@ -100,8 +100,8 @@ def deployment(wanted: int, available: int, name: str = "demo-steno") -> list[di
     ]
 
 
-def gpu(used: str) -> list[dict[str, str]]:
-    labels = 'exported_namespace="speech",exported_pod="demo-steno-5d-x",gpu="0"'
+def gpu(used: str, pod: str = "demo-steno-5d-x") -> list[dict[str, str]]:
+    labels = f'exported_namespace="speech",exported_pod="{pod}",gpu="0"'
     return [
         {"series": f"DCGM_FI_DEV_FB_USED{{{labels}}}", "values": f"{used}x500"},
         {"series": f"DCGM_FI_DEV_FB_FREE{{{labels}}}", "values": "1000x500"},
@@ -172,6 +172,7 @@ CASES = [
     ),
     Case("StenoGpuMemory", True, gpu("24000"), labels=GPU),
     Case("StenoGpuMemory", False, gpu("15000"), labels=GPU),
+    Case("StenoGpuMemory", False, gpu("24000", "demo-steno-b-5d-x"), labels=GPU),  # another's
 ]
 
 

@@ -51,6 +51,7 @@ def test_a_value_that_is_unknown_or_impossible_is_named(
         # Names that another release has beside its own.
         ({"fullnameOverride": "steno-canary"}, "those of the release steno end in -canary"),
         ({"fullnameOverride": "steno-metrics"}, "those of the release steno end in -metrics"),
+        ({"fullnameOverride": "steno-helm-test"}, "of the release steno end in -helm-test"),
         ({"model": {"claim": "store"}}, "model.store and model.claim are both set"),
         ({"auth": {"existingSecret": ""}}, "auth.existingSecret is empty"),
         ({"service": {"grpc": {"enabled": True}}}, "cannot show a token. Set auth.enabled=false"),

@@ -146,7 +146,7 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- if not $v.image.repository -}}
 {{- $problems = append $problems "image.repository is empty: name the serving image (docs/deployment.md builds one)" -}}
 {{- end -}}
-{{- range list "canary" "metrics" "dashboard" "test" -}}
+{{- range list "canary" "metrics" "dashboard" "helm-test" -}}
 {{- if hasSuffix (printf "-%s" .) (include "steno.fullname" $) -}}
 {{- $problems = append $problems (printf "the objects would be called %s, as those of the release %s end in -%s: choose another release name or fullnameOverride" (include "steno.fullname" $) (include "steno.fullname" $ | trimSuffix (printf "-%s" .)) .) -}}
 {{- end -}}
