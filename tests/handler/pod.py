@@ -120,7 +120,6 @@ class Pod:
         return self._run(
             *("handler.launch", "--model-store", str(self.folder / "models")),
             *("--config", str(ROOT / "handler"), "--folder", str(self.temporary)),
-            *("--exporter", self.exporter_url),
             *("--host", "127.0.0.1", "--inference-port", str(self.ports.inference)),
             *("--management-port", str(self.ports.management)),
             *("--metrics-port", str(self.ports.metrics)),

@@ -28,10 +28,9 @@ FAULTS = [
     (DEPLOYMENT, "- handler.drain", "- handler.drian"),
     (
         DEPLOYMENT,
-        "- --folder={{ $server }}\n            - --exporter",
-        "- --folder=/tmp/x\n            - --exporter",
+        "- --folder={{ $server }}\n            {{- if not",
+        "- --folder=/tmp/x\n            {{- if not",
     ),
-    (DEPLOYMENT, "- --exporter=http://127.0.0.1:9404\n            {{- if not", "{{- if not"),
     (DEPLOYMENT, "- --exporter=http://127.0.0.1:9404", "- --exporter=http://127.0.0.1:8080"),
     (DEPLOYMENT, "- --propagation=", "- --propogation="),
     (DEPLOYMENT, "add $v.drain.timeoutSeconds 30", "30"),

@@ -117,7 +117,6 @@ spec:
             - --model-store=/models
             - --config=/etc/steno
             - --folder={{ $server }}
-            - --exporter=http://127.0.0.1:9404
             {{- if not $v.auth.enabled }}
             - --open
             {{- end }}
