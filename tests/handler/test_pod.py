@@ -123,7 +123,7 @@ def test_the_smoke_test_of_the_chart_tells_good_from_bad(
     assert smoke.main(common) == 1
     assert "401" in capsys.readouterr().err
     nowhere = f"http://127.0.0.1:{Ports.free().inference}/predictions/asr"
-    assert smoke.main(["--url", nowhere, *common[2:], *tokens]) == 1
+    assert smoke.main(["--url", nowhere, *common[2:], *tokens, "--seconds", "1"]) == 1
     assert "cannot be reached" in capsys.readouterr().err
 
 
