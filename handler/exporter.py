@@ -1,8 +1,9 @@
 """What Kubernetes and Prometheus need to know and TorchServe does not tell: python -m handler.exporter
 
     /metrics   queue, workers, version
-    /ready     200 if a worker has loaded the model and the pod does not end; else 503 with the reason
-    /drain     POST, from the pod itself: the pod ends, /ready says so from now on
+    /ready     200 if a worker has loaded the model and the server does not end; else 503 with the reason
+    /drain     POST, from the pod itself: the server ends, /ready says so from now on
+    /start     POST, from the pod itself: a server starts, and the former one is forgotten
 
 It asks the management API, which stays on loopback, every few seconds.
 """
@@ -61,6 +62,8 @@ class Watch:
         self._production = production
         self._state: ModelState | None = None
         self._state_at = 0.0
+        self._lock = threading.Lock()  # no answer of a former server after forget_server()
+        self._servers = 0
         self._trouble = "the server has not been asked yet"
         self.draining = False
         self.production_version: str | None = None
@@ -80,12 +83,24 @@ class Watch:
 
     def look(self) -> None:
         """Ask the server once."""
+        asked = self._servers
         try:
             state = self._ask()
         except ManagementError as error:
             self._trouble = str(error)
             return
-        self._state, self._state_at = state, time.monotonic()
+        with self._lock:
+            if asked == self._servers:
+                self._state, self._state_at = state, time.monotonic()
+
+    def forget_server(self) -> None:
+        """Forget the former server, which has ended: its drain, and what it said of its workers."""
+        with self._lock:
+            self._servers += 1
+            self._state = None
+            self._trouble = "a server starts"
+            # Last, so that nobody finds a server that does not drain and has the former's workers.
+            self.draining = False
 
     def look_into_store(self) -> None:
         """Read the production pointer once."""
@@ -105,7 +120,7 @@ class Watch:
     def unready(self) -> str | None:
         """Return why no request should be sent here; None if some should."""
         if self.draining:
-            return "the pod ends"
+            return "the server ends"
         state = self.state()
         if state is None:
             return self._trouble
@@ -132,7 +147,7 @@ class StateCollector(Collector):
         state = watch.state()
         yield _gauge("steno_management_up", "1 if the management API answers", state is not None)
         yield _gauge("steno_ready", "1 if requests should be sent here", watch.unready() is None)
-        yield _gauge("steno_draining", "1 if the pod ends", watch.draining)
+        yield _gauge("steno_draining", "1 if the server is drained", watch.draining)
         if state is not None:
             yield _gauge("steno_workers", "Workers, in whatever state", state.workers)
             yield _gauge("steno_workers_ready", "Workers that have loaded the model", state.ready)
@@ -158,7 +173,7 @@ class StateCollector(Collector):
 
 
 class ExporterServer(ThreadingHTTPServer):
-    """Answers /metrics, /ready and /drain from a watch."""
+    """Answers /metrics and /ready from a watch, and tells it of /drain and /start."""
 
     daemon_threads = True
 
@@ -186,11 +201,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         # Others could otherwise take the pod out of service.
-        if self.path != "/drain" or not ipaddress.ip_address(self.client_address[0]).is_loopback:
+        inside = ipaddress.ip_address(self.client_address[0]).is_loopback
+        if inside and self.path == "/drain":
+            self.server.watch.draining = True
+            self._answer(HTTPStatus.OK, b"draining\n")
+        elif inside and self.path == "/start":
+            self.server.watch.forget_server()
+            self._answer(HTTPStatus.OK, b"starting\n")
+        else:
             self._answer(HTTPStatus.FORBIDDEN, b"only the pod itself may say that it ends\n")
-            return
-        self.server.watch.draining = True
-        self._answer(HTTPStatus.OK, b"draining\n")
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str = "text/plain") -> None:
         self.send_response(status)

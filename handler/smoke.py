@@ -2,9 +2,45 @@
 
 import argparse
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import requests
+
+PAUSE_SECONDS = 1.0
+# Packets that nobody takes must not use up all the time.
+CONNECT_SECONDS = 10.0
+
+
+def transcribe(url: str, clip: bytes, headers: Mapping[str, str], seconds: float) -> str:
+    """Return the clip's text.
+
+    A service that was just installed may have no pod yet that is ready, and a gateway may not have
+    heard of one: what says so (no connection, 503) is tried again for some seconds.
+
+    Raises:
+        RuntimeError: the endpoint cannot be reached, or gave another answer.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        left = max(deadline - time.monotonic(), PAUSE_SECONDS)
+        try:
+            timeouts = (min(CONNECT_SECONDS, left), left)
+            answer = requests.post(url, data=clip, headers=headers, timeout=timeouts)
+        except requests.ConnectionError as error:
+            trouble = f"{url} cannot be reached: {error}"
+        except requests.RequestException as error:
+            raise RuntimeError(f"{url} cannot be asked: {error}") from error
+        else:
+            if answer.ok:
+                return str(answer.json()["text"])
+            trouble = f"{answer.status_code}: {answer.text}"
+            if answer.status_code != requests.codes.service_unavailable:
+                raise RuntimeError(trouble)
+        if time.monotonic() + PAUSE_SECONDS > deadline:
+            raise RuntimeError(f"not within {seconds:g} s: {trouble}")
+        time.sleep(PAUSE_SECONDS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,22 +50,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clip", type=Path, required=True)
     parser.add_argument("--expect", default="", help="words that the text must have, in any case")
     parser.add_argument("--tokens", type=Path, help="file with the tokens; its first one is used")
+    # Less than the five minutes after which `helm test` gives up and shows no reason.
+    parser.add_argument("--seconds", type=float, default=240.0, help="to wait for an answer")
     options = parser.parse_args(arguments)
     headers = {"Content-Type": "application/octet-stream"}
     if options.tokens:
         token = options.tokens.read_text().split()[0]
         headers["Authorization"] = f"Bearer {token}"
     try:
-        answer = requests.post(
-            options.url, data=options.clip.read_bytes(), headers=headers, timeout=120
-        )
-    except requests.RequestException as error:
-        print(f"error: {options.url} cannot be reached: {error}", file=sys.stderr)
+        text = transcribe(options.url, options.clip.read_bytes(), headers, options.seconds)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    if answer.status_code != requests.codes.ok:
-        print(f"error: {answer.status_code}: {answer.text}", file=sys.stderr)
-        return 1
-    text = answer.json()["text"]
     print(text)
     if options.expect.lower() not in text.lower():
         print(f"error: the text lacks {options.expect!r}", file=sys.stderr)

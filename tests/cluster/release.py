@@ -99,9 +99,10 @@ class Cluster:
             said += session.read_stderr(timeout=0) if session.peek_stderr() else ""
         return said
 
-    def smoke(self, pod: str) -> str:
+    def smoke(self, pod: str, seconds: float = 60.0) -> str:
         """Transcribe the clip from a pod."""
-        options = ("--url", self.url, "--clip", "/store/clip.webm", "--tokens", "/store/tokens")
+        options = ["--url", self.url, "--clip", "/store/clip.webm", "--tokens", "/store/tokens"]
+        options += ["--seconds", str(seconds)]
         return self.run(pod, PYTHON, "-m", "handler.smoke", *options)
 
     def pods(self, track: str = "stable") -> list[Any]:
@@ -284,7 +285,7 @@ def test_6_a_version_that_there_is_not_does_not_disturb_those_that_serve(cluster
 
 
 def test_7_strangers_do_not_get_in(cluster: Cluster) -> None:
-    said = cluster.smoke("stranger")
+    said = cluster.smoke("stranger", seconds=10)
     assert "cannot be reached" in said, f"does this cluster enforce network policies? {said}"
 
 

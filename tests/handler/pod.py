@@ -125,6 +125,7 @@ class Pod:
             *("--metrics-port", str(self.ports.metrics)),
             *("--grpc-inference-port", str(self.ports.grpc_inference)),
             *("--grpc-management-port", str(self.ports.grpc_management)),
+            *("--exporter", self.exporter_url),
             *arguments,
         )
 

@@ -123,7 +123,7 @@ def test_the_smoke_test_of_the_chart_tells_good_from_bad(
     assert smoke.main(common) == 1
     assert "401" in capsys.readouterr().err
     nowhere = f"http://127.0.0.1:{Ports.free().inference}/predictions/asr"
-    assert smoke.main(["--url", nowhere, *common[2:], *tokens]) == 1
+    assert smoke.main(["--url", nowhere, *common[2:], *tokens, "--seconds", "1"]) == 1
     assert "cannot be reached" in capsys.readouterr().err
 
 
@@ -186,6 +186,34 @@ def test_under_load_the_pod_ends_without_losing_or_refusing_a_request(store: Pat
         assert sum(at > told for at, _ in answers) >= CALLERS - 1
 
 
+def test_a_server_that_a_probe_ended_is_started_again_and_gets_ready(store: Path) -> None:
+    with Pod(store) as pod:
+        pod.fetch()
+        pod.start_exporter()
+        server = pod.start_server()
+        wait_until(pod.ready, "a worker is READY")
+        # What Kubernetes does when a probe fails: the hook, SIGTERM, the same container anew.
+        assert pod.start_drain("--propagation", "0", "--timeout", "60").wait(90) == 0
+        assert describe(pod.management_url).ready == 1
+        assert not pod.ready()
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+        assert not pod.ready()
+        pod.start_server()
+        early = []
+
+        def ready() -> bool:
+            if "steno_draining 1.0" in requests.get(f"{pod.exporter_url}/metrics", timeout=10).text:
+                early.append(pod.ready())
+            return pod.ready()
+
+        wait_until(ready, "the new server's worker is READY")
+        assert early and not any(early)
+        assert describe(pod.management_url).ready == 1
+        headers = {"Content-Type": "audio/wav", **pod.authorization}
+        assert call(pod, sound(0.5), headers).status_code == 200
+
+
 def test_a_drain_that_cannot_end_gives_up_at_its_deadline(pod: Pod) -> None:
     headers = {"Content-Type": "audio/wav", **pod.authorization}
     with ThreadPoolExecutor(1) as caller:
@@ -206,7 +234,7 @@ def test_grpc_answers_where_the_chart_opens_it_and_only_there(store: Path) -> No
     options = [
         option.replace("0.0.0.0", "127.0.0.2")
         for option in container["args"]
-        if option.partition("=")[0] not in ("--model-store", "--config", "--folder")
+        if option.partition("=")[0] not in ("--model-store", "--config", "--folder", "--exporter")
     ]
     assert options == ["--open", "--grpc-host=127.0.0.2"]
     clip = Recording("command", "clip", sound(1), 1.0, {"response_format": "json"})

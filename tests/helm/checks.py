@@ -342,8 +342,11 @@ def the_pod_ends_without_loss(manifests: list[Manifest]) -> Iterator[str]:
             continue
         if drain["--folder"] != options_of(server["args"])["--folder"]:
             yield "the drain looks for workers in another folder than the server's"
-        if drain["--exporter"] != f"http://127.0.0.1:{exporter['ports'][0]['containerPort']}":
+        address = f"http://127.0.0.1:{exporter['ports'][0]['containerPort']}"
+        if drain["--exporter"] != address:
             yield f"the drain tells {drain['--exporter']}"
+        if options_of(server["args"]).get("--exporter") != address:
+            yield "a server that is started again stays unready: its exporter does not hear of it"
         timeout = float(drain.get("--timeout", 0))
         if float(drain.get("--propagation", 0)) >= timeout:
             yield "the drain is over before anybody has heard of it"

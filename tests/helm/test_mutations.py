@@ -28,10 +28,15 @@ FAULTS = [
     (DEPLOYMENT, "- handler.drain", "- handler.drian"),
     (
         DEPLOYMENT,
-        "- --folder={{ $server }}\n            {{- if not",
-        "- --folder=/tmp/x\n            {{- if not",
+        "- --folder={{ $server }}\n            - --exporter",
+        "- --folder=/tmp/x\n            - --exporter",
     ),
-    (DEPLOYMENT, "- --exporter=http://127.0.0.1:9404", "- --exporter=http://127.0.0.1:8080"),
+    (DEPLOYMENT, '"http://127.0.0.1:9404"', '"http://127.0.0.1:8080"'),
+    (
+        DEPLOYMENT,
+        "            - --exporter={{ $exporter }}\n            {{- if",
+        "            {{- if",
+    ),
     (DEPLOYMENT, "- --propagation=", "- --propogation="),
     (DEPLOYMENT, "add $v.drain.timeoutSeconds 30", "30"),
     (DEPLOYMENT, "restartPolicy: Always\n", "\n"),

@@ -3,6 +3,7 @@
 {{- $root := .root -}}
 {{- $v := $root.Values -}}
 {{- $server := "/tmp/server" -}}
+{{- $exporter := "http://127.0.0.1:9404" -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -117,6 +118,7 @@ spec:
             - --model-store=/models
             - --config=/etc/steno
             - --folder={{ $server }}
+            - --exporter={{ $exporter }}
             {{- if not $v.auth.enabled }}
             - --open
             {{- end }}
@@ -154,7 +156,7 @@ spec:
                   - -m
                   - handler.drain
                   - --folder={{ $server }}
-                  - --exporter=http://127.0.0.1:9404
+                  - --exporter={{ $exporter }}
                   - --propagation={{ $v.drain.propagationSeconds }}
                   - --timeout={{ $v.drain.timeoutSeconds }}
           terminationMessagePolicy: FallbackToLogsOnError
