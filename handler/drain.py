@@ -2,7 +2,9 @@
 
 1. Readiness turns false, and no new caller is sent here.
 2. For some seconds requests still come, from those who have not heard yet. They are served.
-3. Wait until no request waits and no worker is at work, for as long as `--settle` says.
+3. Wait until no request waits and no worker is at work, for as long as java gathers a batch and
+   `--settle` says besides. A request that is still being received is in neither place: the second
+   step must last as long as the longest upload.
 4. End; Kubernetes stops the server.
 
 When `--timeout` is over it ends too, since Kubernetes would kill the server soon after.
@@ -35,7 +37,7 @@ class Drain:
     Attributes:
         propagation: until nobody sends new requests any more.
         settle: without any request waiting or in a worker's hands; longer than the time in which
-            java gathers a batch (`maxBatchDelay`) and writes an answer.
+            java gathers a batch and writes an answer.
         timeout: for all of it.
     """
 
@@ -51,7 +53,7 @@ class Drain:
                 server cannot be asked.
         """
         deadline = time.monotonic() + self.timeout
-        time.sleep(min(self.propagation, self.timeout))
+        time.sleep(max(0.0, min(self.propagation, self.timeout)))
         quiet_since = answered_at = time.monotonic()
         while time.monotonic() < deadline:
             try:
@@ -69,12 +71,20 @@ class Drain:
         return False
 
 
+def batch_delay(url: str) -> float:
+    """Return the seconds for which the server gathers a batch."""
+    try:
+        return management.describe(url).batch_delay
+    except ManagementError:  # It hangs or is gone, and `wait` will find that out.
+        return 0.0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Drain; the exit status is 1 when requests may have been lost."""
     parser = argparse.ArgumentParser(prog="python -m handler.drain", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--propagation", type=float, default=15.0, help="seconds")
-    parser.add_argument("--settle", type=float, default=2.0, help="seconds")
+    parser.add_argument("--settle", type=float, default=2.0, help="seconds, besides maxBatchDelay")
     parser.add_argument("--timeout", type=float, required=True, help="seconds for all of it")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="the server's temporary folder")
     parser.add_argument("--management", default=management.DEFAULT_URL, help="URL")
@@ -92,7 +102,10 @@ def main(arguments: list[str] | None = None) -> int:
         return pending == 0 and not is_busy(options.folder)
 
     start = time.monotonic()
-    served = Drain(options.propagation, options.settle, options.timeout).wait(idle)
+    settle = batch_delay(options.management) + options.settle
+    # A server that took long to answer has used up some of the time.
+    left = options.timeout - (time.monotonic() - start)
+    served = Drain(options.propagation, settle, left).wait(idle)
     after = f"after {time.monotonic() - start:.1f} s"
     if not served:
         print(f"gave up {after}: requests may be lost", file=sys.stderr)

@@ -23,12 +23,15 @@ class ModelState:
         workers: workers that there are, in whatever state.
         pending: requests that wait; those in a worker's hands are not among them.
         capacity: how many may wait.
+        batch_delay: seconds for which java gathers a batch (`maxBatchDelay`); what it has gathered
+            is neither pending nor in a worker's hands.
     """
 
     ready: int
     workers: int
     pending: int
     capacity: int
+    batch_delay: float
 
 
 def describe(url: str = DEFAULT_URL, timeout: float = TIMEOUT_SECONDS) -> ModelState:
@@ -50,6 +53,7 @@ def describe(url: str = DEFAULT_URL, timeout: float = TIMEOUT_SECONDS) -> ModelS
             workers=len(statuses),
             pending=queue["pendingRequests"],
             capacity=queue["pendingRequests"] + queue["remainingCapacity"],
+            batch_delay=model["maxBatchDelay"] / 1000,
         )
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
         raise ManagementError(f"{address}: {type(error).__name__}: {error}") from error

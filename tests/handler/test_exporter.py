@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -14,8 +15,8 @@ from handler.launch import announce
 from handler.management import ManagementError, ModelState, describe
 from handler.server import Ports
 
-LOADED = ModelState(ready=1, workers=1, pending=0, capacity=64)
-LOADING = ModelState(ready=0, workers=1, pending=0, capacity=64)
+LOADED = ModelState(ready=1, workers=1, pending=0, capacity=64, batch_delay=0.001)
+LOADING = replace(LOADED, ready=0)
 
 
 class Management:
@@ -29,7 +30,8 @@ class Management:
     def server(self, status: str) -> Iterator[None]:
         """A server whose one worker has a status."""
         queue = {"pendingRequests": 0, "remainingCapacity": 64}
-        body = json.dumps([{"workers": [{"status": status}], "jobQueueStatus": queue}]).encode()
+        model = {"workers": [{"status": status}], "jobQueueStatus": queue, "maxBatchDelay": 1}
+        body = json.dumps([model]).encode()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:

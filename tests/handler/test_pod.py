@@ -186,6 +186,25 @@ def test_under_load_the_pod_ends_without_losing_or_refusing_a_request(store: Pat
         assert sum(at > told for at, _ in answers) >= CALLERS - 1
 
 
+def test_a_request_for_which_java_gathers_a_batch_is_waited_for(store: Path) -> None:
+    with Pod(store, {"batchSize": 2, "maxBatchDelay": 6000}) as pod:
+        pod.fetch()
+        pod.start_exporter()
+        server = pod.start_server()
+        wait_until(pod.ready, "a worker is READY")
+        headers = {"Content-Type": "audio/wav", **pod.authorization}
+        with ThreadPoolExecutor(1) as caller:
+            sent = caller.submit(call, pod, sound(0.5), headers)
+            time.sleep(1)
+            # It is nowhere to be seen, and would be lost.
+            assert describe(pod.management_url).pending == 0 and not is_busy(pod.temporary)
+            drain = pod.start_drain("--propagation", "0", "--settle", "0.5", "--timeout", "60")
+            assert drain.wait(90) == 0
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(30)
+            assert sent.result().status_code == 200
+
+
 def test_a_server_that_a_probe_ended_is_started_again_and_gets_ready(store: Path) -> None:
     with Pod(store) as pod:
         pod.fetch()
