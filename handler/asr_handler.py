@@ -13,7 +13,8 @@ import torch
 from handler.batch import BatchTranscriber, DeviceLostError, Item
 from handler.busy import busy
 from handler.config import read_handler_config, workers_of
-from handler.cpus import bound_kernel_caches, threads_for_worker
+from handler.cpus import threads_for_worker
+from handler.kernels import bound_kernel_caches
 from handler.metrics import report
 from handler.transport import Part, keep_parts_as_sent, request_headers
 from model.recognizer import Recognizer
@@ -37,8 +38,8 @@ class AsrHandler:
         """
         config = read_handler_config(context.model_yaml_config)
         threads = config.cpu_threads or threads_for_worker(workers_of(context.model_yaml_config))
-        # Before the first operation: torch would take all cores for each worker.
         bound_kernel_caches()
+        # Before the first operation: torch would take all cores for each worker.
         torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)
 

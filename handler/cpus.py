@@ -1,12 +1,10 @@
-"""How many CPUs this process may use, and how much it keeps for them."""
+"""How many CPUs this process may use."""
 
 import math
 import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-# A pass needs fewer: 16 to 256 were as fast as 1,024, in memory for 10 to 270 MB (docs/experiments.md).
-CACHED_KERNELS = 64
 
 
 def cgroup_cpus(root: Path = CGROUP) -> float | None:
@@ -34,14 +32,3 @@ def threads_for_worker(workers: int, root: Path = CGROUP) -> int:
     limit = cgroup_cpus(root)
     usable = cores or 1 if limit is None else min(cores or 1, math.ceil(limit))
     return max(1, usable // workers)
-
-
-def bound_kernel_caches() -> None:
-    """Keep a worker's memory from growing with every new length of audio and text.
-
-    oneDNN, and torch's layer above it, keep what they made for each shape of a product, 1,024 each: here
-    that is a gigabyte, which does not pay, since shapes hardly come again. To be called before the first
-    product of the process. What the environment says already stays.
-    """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(CACHED_KERNELS))

@@ -48,6 +48,7 @@ HANDLER_MODULES = (
     "config.py",
     "cpus.py",
     "errors.py",
+    "kernels.py",
     "metrics.py",
     "request.py",
     "transport.py",

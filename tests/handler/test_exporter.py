@@ -26,6 +26,9 @@ class Management:
         self.port = Ports.free().management
         self.url = f"http://127.0.0.1:{self.port}"
 
+    def watch(self) -> Watch:
+        return Watch(lambda: describe(self.url), interval=2.0)
+
     @contextmanager
     def server(self, status: str) -> Iterator[None]:
         """A server whose one worker has a status."""
@@ -65,8 +68,7 @@ def readiness(url: str) -> tuple[int, str]:
 
 def test_a_drain_lasts_until_the_next_server_starts_however_soon_that_is() -> None:
     management = Management()
-    watch = Watch(lambda: describe(management.url), interval=2.0)
-    with exporter(watch) as url:
+    with exporter(watch := management.watch()) as url:
         with management.server("READY"):
             watch.look()
             assert readiness(url) == (200, "ready")
@@ -86,8 +88,7 @@ def test_a_drain_lasts_until_the_next_server_starts_however_soon_that_is() -> No
 
 def test_a_drained_server_that_is_gone_or_slow_does_not_end_its_drain() -> None:
     management = Management()
-    watch = Watch(lambda: describe(management.url), interval=2.0)
-    with exporter(watch) as url:
+    with exporter(watch := management.watch()) as url:
         requests.post(f"{url}/drain", timeout=10)
         watch.look()
         assert readiness(url) == (503, "the server ends")

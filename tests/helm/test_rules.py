@@ -176,6 +176,13 @@ CASES = [
 ]
 
 
+def assert_promtool_agrees(folder: Path, tests: list[dict[str, Any]], **settings: Any) -> None:
+    """Run promtool's unit tests, with the settings of their file, in a folder."""
+    (folder / "tests.yaml").write_text(yaml.safe_dump({**settings, "tests": tests}))
+    done = run_promtool("test", "rules", "tests.yaml", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rules")
@@ -207,10 +214,7 @@ def test_the_alerts_fire_when_they_should_and_stay_silent_when_they_should(folde
             "exp_samples": firing if case.fires else [],
         }
         tests.append({"interval": "1m", "input_series": case.series, "promql_expr_test": [check]})
-    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "5m", "tests": tests}
-    (folder / "tests.yaml").write_text(yaml.safe_dump(document))
-    done = run_promtool("test", "rules", "tests.yaml", folder=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_promtool_agrees(folder, tests, rule_files=["rules.yaml"], evaluation_interval="5m")
 
 
 def test_recording_rules_give_what_they_say(folder: Path) -> None:
@@ -271,9 +275,7 @@ def test_keda_reads_a_queue_that_is_not_measured_as_unknown(
     samples = [] if expected is None else [{"labels": "{}", "value": expected}]
     check = {"expr": trigger["query"], "eval_time": "1h", "exp_samples": samples}
     tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": [check]}]
-    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"tests": tests}))
-    done = run_promtool("test", "rules", "tests.yaml", folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_promtool_agrees(tmp_path, tests)
 
 
 def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:

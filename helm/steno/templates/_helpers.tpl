@@ -178,8 +178,9 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- if lt (int $v.rollout.progressDeadlineSeconds) $turn -}}
 {{- $problems = append $problems (printf "rollout.progressDeadlineSeconds is %d: a roll-out that waits for one drain (drain.timeoutSeconds, %d) and one start (rollout.startupSeconds, %d) would have failed; give at least %d" (int $v.rollout.progressDeadlineSeconds) (int $v.drain.timeoutSeconds) (int $v.rollout.startupSeconds) $turn) -}}
 {{- end -}}
-{{- if gt (int $v.server.maxBatchDelay) 1000 -}}
-{{- $problems = append $problems (printf "server.maxBatchDelay is %d ms: a drain takes 2 s without work for the end, and would lose the requests that still wait for their batch; give at most 1000" (int $v.server.maxBatchDelay)) -}}
+{{- $rest := sub $v.drain.timeoutSeconds $v.drain.propagationSeconds | int -}}
+{{- if and (gt $rest 0) (ge (int $v.server.maxBatchDelay) (mul 1000 $rest | int)) -}}
+{{- $problems = append $problems (printf "server.maxBatchDelay is %d ms: a drain waits so long for the last batch, and has %d s for it (drain.timeoutSeconds less propagationSeconds); give less" (int $v.server.maxBatchDelay) $rest) -}}
 {{- end -}}
 {{- $timeout := $v.server.responseTimeout | default 1200 | int -}}
 {{- if and (or $v.ingress.enabled $v.gateway.enabled) (gt $timeout (int $v.limits.requestSeconds)) -}}
