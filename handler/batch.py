@@ -18,7 +18,7 @@ from handler.errors import RequestError, error_body
 from handler.request import Options, Served, parse_request
 from handler.transport import Part
 from model.audio import SAMPLE_RATE, AudioError, AudioTooLarge, AudioTooLong, load_audio
-from model.recognizer import BEAM_SIZE, LANGUAGES, BatchResult, Recognizer, TranscribeOptions
+from model.recognizer import LANGUAGES, BatchResult, Recognizer, TranscribeOptions
 from model.transcript import CONTENT_TYPES, Transcript, render
 
 JSON_TYPE = "application/json"
@@ -164,7 +164,7 @@ class BatchTranscriber:
                     word_timestamps=item.options.response_format in WITH_TIMES,
                     prompt=item.options.prompt,
                     hotwords=item.options.hotwords,
-                    beam_size=item.options.beam_size or BEAM_SIZE,
+                    beam_size=item.options.beam_size,
                 )
                 for item in decoded
             ],

@@ -1,7 +1,7 @@
 """Beam search: attention search in which each clip keeps several texts at a time.
 
-For clips that greedy search (`model.search`) leaves in doubt, and for hot words: a word is often lost at
-its first token, where greedy search cannot see yet that the rest would fit.
+For hot words, and for callers who want it: a word is often lost at its first token, where greedy search
+cannot see yet that the rest would fit.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from model.hotwords import TokenBias
+from model.hypothesis import cycle_length
 from model.network import Decoder
-from model.search import Decoded, barred_tokens, cycle_length, most_tokens, no_speech_probs
+from model.search import Decoded, barred_tokens, most_tokens, no_speech_probs
 from model.tokenizer import Tokenizer
 
 

@@ -74,7 +74,7 @@ CPU_LANES = 2
 # kept if it is so like the CTC head's text (1 is the same). Texts of different clips are less so: 300
 # pairs of dev had 0.45 at most.
 LIKE_HEARD = 0.6
-# Texts that are kept of a clip in doubt; 5 were no better on dev (docs/experiments.md).
+# Texts that are kept of a clip with hot words; 5 were no better on dev (docs/experiments.md).
 BEAM_SIZE = 3
 # A sentence ends with one of these, unless the word is a title.
 SENTENCE_ENDS = (".", "?", "!", "…")
@@ -94,15 +94,16 @@ class TranscribeOptions:
         prompt: text that came before, or is like what will be said: the decoder goes on in its spelling
             and style. Mode "fast" has no use for it.
         hotwords: words that are expected.
-        beam_size: texts that are kept of a clip where greedy search is in doubt; 1 leaves it at greedy
-            search. Mode "fast" has no use for it.
+        beam_size: texts that beam search keeps of a clip where greedy search is in doubt; 1 leaves it at
+            greedy search. None reconsiders the doubtful tokens one by one, which finds as much as a beam
+            of 3 for less, and has such a beam for hot words. Mode "fast" has no use for it.
     """
 
     mode: Mode = "accurate"
     word_timestamps: bool = True
     prompt: str = ""
     hotwords: tuple[Hotword, ...] = ()
-    beam_size: int = BEAM_SIZE
+    beam_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -411,8 +412,8 @@ class Recognizer:
     ) -> list[Decoded]:
         """The decoder's text of each piece.
 
-        Greedy search finds most. Where it wrote a token that it held for unlikely
-        (`BEAM_LOGPROB_LIMIT`), or where hot words are to be heard, beam search looks for a better text.
+        Greedy search finds most, and reconsiders what it was unsure of. Hot words need beam search, and
+        a caller may want it where greedy search wrote an unlikely token (`BEAM_LOGPROB_LIMIT`).
         """
         prompts = [
             self.tokenizer.prompt_after(p.options.prompt, self.max_prompt_tokens) for p in pieces
@@ -426,15 +427,17 @@ class Recognizer:
                 self.tokenizer,
                 [drafts[i] for i in rows],
                 [prompts[i] for i in rows],
+                [pieces[i].options.beam_size is None for i in rows],
             )
             found.update(zip(rows, decoded, strict=True))
+        beams = [p.options.beam_size or (BEAM_SIZE if p.options.hotwords else 1) for p in pieces]
         again = [
             i
             for i, piece in enumerate(pieces)
             if piece.options.hotwords
-            or (piece.options.beam_size > 1 and min(found[i].logprobs) < BEAM_LOGPROB_LIMIT)
+            or (beams[i] > 1 and min(found[i].logprobs) < BEAM_LOGPROB_LIMIT)
         ]
-        for rows in _of_one_kind(again, lambda i: (len(prompts[i]), pieces[i].options.beam_size)):
+        for rows in _of_one_kind(again, lambda i: (len(prompts[i]), beams[i])):
             # The pieces of a recording have the same hot words.
             wanted = [pieces[i].options.hotwords for i in rows]
             biases = {
@@ -447,7 +450,7 @@ class Recognizer:
                 self.tokenizer,
                 [prompts[i] for i in rows],
                 [biases[words] for words in wanted],
-                pieces[rows[0]].options.beam_size,
+                beams[rows[0]],
                 # A text that loops may be without its end, and is nothing to keep.
                 [None if i not in found or found[i].looped else found[i] for i in rows],
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.draft import Draft
 from model.features import ENCODER_FRAMES_PER_SECOND
+from model.hypothesis import Hypothesis, cycle_length
 from model.network import Decoder
 from model.tokenizer import Characters, Tokenizer
 
@@ -18,7 +19,7 @@ COMPRESSION_RATIO_LIMIT = 2.4
 NO_SPEECH_LIMIT = 0.6
 AVG_LOGPROB_LIMIT = -1.0
 
-# A less likely token may have a rival that leads to a more probable text. A third of
+# Where a token is less likely, a beam search that a caller wants looks for a better text. A third of
 # dev's clips has one; in clean speech and noise they hold nine tenths of what a limit of one half gained
 # (docs/experiments.md).
 BEAM_LOGPROB_LIMIT = math.log(0.4)
@@ -26,11 +27,6 @@ BEAM_LOGPROB_LIMIT = math.log(0.4)
 # Fast speech has about 6 tokens a second; a text beyond twice that is made up.
 TOKENS_PER_SECOND = 12
 TOKENS_AT_LEAST = 16
-# A cycle of tokens is a loop once it has stood this often and covers so many tokens: "no, no, no, no"
-# is speech.
-LOOP_REPEATS = 4
-LOOP_TOKENS = 20
-LOOP_LONGEST_CYCLE = 30
 # Fewer tokens that are written twice are left alone: "very very", "no, no".
 TWICE_TOKENS = 4
 # Most places of the decoder in a pass of drafts: more cost more than the guesses save.
@@ -66,18 +62,6 @@ def compression_ratio(text: str) -> float:
     """UTF-8 bytes of a text for each byte of its zlib compression; above 2.4 it repeats itself."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
-
-
-def cycle_length(tokens: Sequence[int]) -> int | None:
-    """Length of the cycle that the tokens end with, or None if they do not loop."""
-    for period in range(1, LOOP_LONGEST_CYCLE + 1):
-        span = max(LOOP_REPEATS * period, LOOP_TOKENS)
-        if len(tokens) < span:
-            continue
-        tail = tokens[-span:]
-        if tail[period:] == tail[:-period]:
-            return period
-    return None
 
 
 def until_repeated(tokens: Sequence[int]) -> Sequence[int]:
@@ -128,41 +112,6 @@ def no_speech_probs(decoder: Decoder, hidden: Tensor, tokenizer: Tokenizer) -> l
     return probs[:, tokenizer.no_speech].tolist()
 
 
-class _Row:
-    """A text in the making.
-
-    Args:
-        prompt: tokens that come before it.
-        limit: most tokens that the audio can hold.
-        draft: a guess at the text.
-    """
-
-    def __init__(self, prompt: Sequence[int], limit: int, draft: Draft | None) -> None:
-        self.prompt = prompt
-        self.limit = limit
-        self.draft = draft
-        self.tokens: list[int] = []
-        self.logprobs: list[float] = []
-        self.looped = False
-        self.ended = False
-
-    def guess(self, most: int) -> list[int]:
-        """Tokens that may come next."""
-        return self.draft.next(most) if self.draft else []
-
-    def write(self, token: int, logprob: float, end: int) -> None:
-        """Add a token, unless it is the end."""
-        self.logprobs.append(logprob)
-        if token == end:
-            self.ended = True
-            return
-        self.tokens.append(token)
-        self.looped = len(self.tokens) >= self.limit or cycle_length(self.tokens) is not None
-        self.ended = self.looped
-        if self.draft:
-            self.draft.follow(token)
-
-
 @torch.inference_mode()
 def greedy_search(
     decoder: Decoder,
@@ -171,6 +120,7 @@ def greedy_search(
     tokenizer: Tokenizer,
     drafts: Sequence[str] | None = None,
     prompts: Sequence[Sequence[int]] | None = None,
+    reconsider: Sequence[bool] | None = None,
 ) -> list[Decoded]:
     """Write the most probable next token of every clip until each has ended.
 
@@ -179,6 +129,9 @@ def greedy_search(
     The texts are the same, in fewer passes. Rows that have ended leave the batch, so the work shrinks
     with it.
 
+    A clip that is to be reconsidered then gets other texts, each with the second-best token in a place
+    of doubt, and keeps the most probable (`model.hypothesis`).
+
     Args:
         decoder: of the network.
         encoded: (batch, length, width), the encoder's output.
@@ -186,6 +139,7 @@ def greedy_search(
         tokenizer: says which tokens may not be written.
         drafts: for each clip, what its text may be like: lower-case words.
         prompts: of each clip, all of one length; `tokenizer.prompt` if None.
+        reconsider: which clips; None: none.
 
     Returns:
         One for each clip, in order.
@@ -195,8 +149,14 @@ def greedy_search(
     prompt_length = len(prompts[0])
     limits = most_tokens(decoder, frames, prompt_length)
     rows = [
-        _Row(prompt, limit, Draft(text, tokenizer) if text else None)
-        for prompt, limit, text in zip(prompts, limits, drafts or [""] * len(limits), strict=True)
+        Hypothesis(prompt, limit, tokenizer.end, Draft(text, tokenizer) if text else None, more)
+        for prompt, limit, text, more in zip(
+            prompts,
+            limits,
+            drafts or [""] * len(limits),
+            reconsider or [False] * len(limits),
+            strict=True,
+        )
     ]
     cache = decoder.start(encoded, frames, remember=True)
     barred, barred_first = barred_tokens(decoder, tokenizer)
@@ -232,15 +192,24 @@ def greedy_search(
         if first:
             scores[at[:, 1] == 0] += barred_first
         highest, best = scores.max(-1)
-        logprobs = scores.sub_(highest[:, None]).exp_().sum(-1).log_().neg_().tolist()
+        odds = scores.sub_(highest[:, None]).exp_()  # to the best token
+        logprobs = odds.sum(-1).log_().neg_().tolist()
         chosen = best.tolist()
+        doubtful = [k for k, (i, _) in enumerate(places) if held[i].doubts(logprobs[k])]
+        rivals = {}
+        if doubtful:
+            others = odds[doubtful].scatter_(1, best[doubtful][:, None], 0.0)
+            share, second = others.max(-1)
+            rivals = dict(
+                zip(doubtful, zip(second.tolist(), share.tolist(), strict=True), strict=True)
+            )
         start = 0
         for row, guess in zip(held, guesses, strict=True):
             if row.ended:
                 continue
             for place, guessed in enumerate([*guess, None], start):
-                row.write(chosen[place], logprobs[place], tokenizer.end)
-                if row.ended or chosen[place] != guessed:
+                goes_on = row.write(chosen[place], logprobs[place], rivals.get(place))
+                if not goes_on or chosen[place] != guessed:
                     break
             start += len(guess) + 1
         going = [i for i, row in enumerate(held) if not row.ended]

@@ -65,6 +65,14 @@ def test_several_texts_find_what_greedy_search_misses(table):
     assert len(found.logprobs) == len(found.tokens) + 1
 
 
+def test_reconsidering_finds_it_too(table):
+    decoder, audio, tokenizer = table(MISLEADING)
+    (found,) = greedy_search(decoder, *audio, tokenizer, reconsider=[True])
+    assert tokenizer.decode(found.tokens) == "b"
+    assert sum(found.logprobs) == pytest.approx(math.log(0.45), abs=1e-4)
+    assert len(found.logprobs) == len(found.tokens) + 1
+
+
 def test_a_rival_stays_where_nothing_is_more_probable(table):
     decoder, audio, tokenizer = table(MISLEADING)
     tokens = tuple(tokenizer.encode("d"))
@@ -109,9 +117,9 @@ def test_one_text_is_greedy_search(random_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("beam_size", "doubt", "searched"), [(3, 0.35, 1), (3, 0.45, 0), (1, 0.35, 0)]
+    ("beam_size", "doubt", "searched"), [(3, 0.35, 1), (3, 0.45, 0), (1, 0.35, 0), (None, 0.35, 0)]
 )
-def test_only_a_clip_in_doubt_is_searched_again(
+def test_only_a_clip_in_doubt_is_searched_again_if_that_is_wanted(
     random_checkpoint, monkeypatch, beam_size, doubt, searched
 ):
     recognizer = Recognizer(random_checkpoint, device="cpu", dtype="float32")

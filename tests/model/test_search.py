@@ -8,12 +8,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from model.checkpoint import Checkpoint
+from model.hypothesis import LOOP_TOKENS, cycle_length
 from model.search import (
-    LOOP_TOKENS,
     TOKENS_AT_LEAST,
     TOKENS_PER_SECOND,
     compression_ratio,
-    cycle_length,
     greedy_ctc,
     greedy_search,
     until_repeated,
