@@ -20,12 +20,9 @@ _COLOURS = {
     "PocketSphinx": "#777777",
 }
 _MARKERS = {
-    "int8, beam 3": "o",
     "int8": "o",
-    "bfloat16, beam 3": "h",
     "bfloat16, beam 1": "X",
     "bfloat16": "h",
-    "float32, beam 3": "s",
     "float32, beam 1": "P",
     "float32": "s",
     "float32, beam 5": "s",

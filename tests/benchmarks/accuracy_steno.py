@@ -9,7 +9,9 @@ from model.recognizer import Mode, Recognizer, TranscribeOptions
 from tests.benchmarks.accuracy_systems import Clips, Loaded
 
 
-def load_steno(*, checkpoint: str, mode: Mode, dtype: str, beam_size: int, batched: bool) -> Loaded:
+def load_steno(
+    *, checkpoint: str, mode: Mode, dtype: str, beam_size: int | None, batched: bool
+) -> Loaded:
     """The recognizer as the endpoint uses it for `json` and `text`: without word times."""
     folder = Path(checkpoint)
     recognizer = Recognizer.load(folder, device="cpu", dtype=dtype)

@@ -59,7 +59,7 @@ def all_systems(checkpoint: str, precisions: Sequence[str]) -> list[System]:
     steno = [
         System(
             family=f"Steno {mode}",
-            setting=f"{dtype}, beam {beam_size}" if mode == "accurate" else dtype,
+            setting=f"{dtype}, beam {beam_size}" if beam_size else dtype,
             batched=batched,
             loader="steno",
             options={
@@ -69,7 +69,7 @@ def all_systems(checkpoint: str, precisions: Sequence[str]) -> list[System]:
                 "beam_size": beam_size,
             },
         )
-        for mode, beam_size in (("accurate", 3), ("accurate", 1), ("fast", 1))
+        for mode, beam_size in (("accurate", None), ("accurate", 1), ("fast", None))
         for dtype in precisions
         for batched in ways
     ]

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+import yaml
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -176,6 +177,17 @@ def clip_of_ten_seconds(speech: Sequence[Tensor]) -> bytes:
 
 def callers_name(name: str, callers: int) -> str:
     return f"{name}, {callers} caller{'s' if callers > 1 else ''}"
+
+
+def build_steno(checkpoint: Path, folder: Path, workers: int | None) -> None:
+    """Pack the archive that is served; `workers` of it share the cores, as shipped if None."""
+    config = ROOT / "handler" / "model-config.yaml"
+    if workers is not None:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+        values |= {"minWorkers": workers, "maxWorkers": workers}
+        config = folder / "steno.yaml"
+        config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    build_package(checkpoint, folder / "steno", model_config=config)
 
 
 def build_official(checkpoint: Path, folder: Path) -> None:
@@ -373,6 +385,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=48, help="clips, evenly from all lengths")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores")
+    parser.add_argument("--workers", type=int, help="of Steno; as shipped if not given")
     parser.add_argument("--probes", type=int, default=PROBES, help="of a 10 s clip under load")
     parser.add_argument("--long", type=float, help="also one recording of so many seconds")
     parser.add_argument(
@@ -392,7 +405,7 @@ def main() -> None:
     started_at = datetime.now(UTC)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="serving-")))
-        build_package(args.checkpoint, folder / "steno")
+        build_steno(args.checkpoint, folder, args.workers)
         build_official(args.checkpoint, folder)
         servers = {
             STENO: stack.enter_context(TorchServe(folder / "steno")),
