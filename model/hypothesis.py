@@ -86,7 +86,8 @@ class Rest:
     def follow(self, token: int) -> None:
         """Take in a token that was written: the text's own, one nearby, or another."""
         nearby = (self.place + offset for offset in NEARBY)
-        found = next((i for i in nearby if self._tokens[max(i, 0) : i + 1] == [token]), None)
+        there = (i for i in nearby if 0 <= i < len(self._tokens))
+        found = next((i for i in there if self._tokens[i] == token), None)
         self.agreed = self.agreed + 1 if found == self.place else int(found is not None)
         self.place = (self.place if found is None else found) + 1
 
