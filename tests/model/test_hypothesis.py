@@ -163,14 +163,6 @@ def test_a_text_is_found_again_after_other_tokens(token, following, rest):
         assert draft.agreed == count
 
 
-def test_nothing_is_sought_before_the_beginning():
-    draft = Rest([7, 8], 0, 9)
-    draft.follow(6)
-    assert draft.place == 2
-    draft = Rest([7, 8], 0, 7)  # the same token is no departure, but must not go astray
-    assert draft.next(5) == [8]
-
-
 def test_reconsidered_clips_leave_the_others_as_they_are(random_checkpoint):
     decoder, tokenizer = random_checkpoint.network.decoder, random_checkpoint.tokenizer
     generator = torch.Generator().manual_seed(0)
