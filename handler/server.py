@@ -32,8 +32,9 @@ HERE = Path(__file__).resolve().parent
 LOG_TAIL_LINES = 40
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.25
+REASON_SECONDS = 5.0
 # What TorchServe logs when a worker died or could not load the model; it would try again for
-# minutes, and the reason stands above the line.
+# minutes, and the reason stands around the line.
 CRASH_MARKS = ("Backend worker process died", "Load model failed", "Failed to load the model")
 
 
@@ -221,11 +222,20 @@ class TorchServe:
             if self._process.poll() is not None:
                 raise self._failure(f"TorchServe ended with code {self._process.returncode}")
             if any(mark in self._log() for mark in CRASH_MARKS):
+                self._wait_for_the_reason()
                 raise self._failure("the worker could not load the model")
             if self._is_ready():
                 return
             time.sleep(POLL_SECONDS)
         raise self._failure(f"no worker was READY after {self.timeout:.0f} s")
+
+    def _wait_for_the_reason(self) -> None:
+        """Wait until the log stands still: the mark comes before the end of the worker's traceback."""
+        deadline = time.monotonic() + REASON_SECONDS
+        length = -1
+        while length != len(self._log()) and time.monotonic() < deadline:
+            length = len(self._log())
+            time.sleep(2 * POLL_SECONDS)
 
     def _is_ready(self) -> bool:
         try:
