@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-import yaml
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -42,6 +41,7 @@ from tests.benchmarks.accuracy import QUIET_LOAD, Bench, Clip, read_clips
 from tests.benchmarks.accuracy_results import SHORT_SECONDS, Spread
 from tests.benchmarks.accuracy_systems import System, all_systems
 from tests.benchmarks.serving_client import Client, wait_for_all_workers
+from tests.benchmarks.setting import Setting
 from training.documents import fill
 from training.files import atomic_writer, write_text
 from training.machine import Machine
@@ -177,17 +177,6 @@ def clip_of_ten_seconds(speech: Sequence[Tensor]) -> bytes:
 
 def callers_name(name: str, callers: int) -> str:
     return f"{name}, {callers} caller{'s' if callers > 1 else ''}"
-
-
-def build_steno(checkpoint: Path, folder: Path, workers: int | None) -> None:
-    """Pack the archive that is served; `workers` of it share the cores, as shipped if None."""
-    config = ROOT / "handler" / "model-config.yaml"
-    if workers is not None:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-        values |= {"minWorkers": workers, "maxWorkers": workers}
-        config = folder / "steno.yaml"
-        config.write_text(yaml.safe_dump(values), encoding="utf-8")
-    build_package(checkpoint, folder / "steno", model_config=config)
 
 
 def build_official(checkpoint: Path, folder: Path) -> None:
@@ -405,10 +394,10 @@ def main() -> None:
     started_at = datetime.now(UTC)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="serving-")))
-        build_steno(args.checkpoint, folder, args.workers)
+        store = Setting(workers=args.workers).build(args.checkpoint, folder)
         build_official(args.checkpoint, folder)
         servers = {
-            STENO: stack.enter_context(TorchServe(folder / "steno")),
+            STENO: stack.enter_context(TorchServe(store)),
             OFFICIAL: stack.enter_context(TorchServe(folder / "store")),
         }
         workers = {name: wait_for_all_workers(server) for name, server in servers.items()}

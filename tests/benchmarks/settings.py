@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from handler.server import TorchServe
 from tests.benchmarks.accuracy import QUIET_LOAD, read_clips
@@ -31,42 +29,9 @@ from tests.benchmarks.serving import (
     draw_evenly,
 )
 from tests.benchmarks.serving_client import Client, wait_for_all_workers
+from tests.benchmarks.setting import Setting
 from training.documents import fill
 from training.machine import Machine
-from training.package import ROOT, build_package
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What differs from `handler/model-config.yaml`; None is as it stands there.
-
-    Attributes:
-        workers: of the model, each with `threads` threads.
-        batch: most requests recognized together.
-        delay: milliseconds that the first of them waits for others.
-        seconds: most padded audio in a group.
-    """
-
-    workers: int | None = None
-    threads: int | None = None
-    batch: int | None = None
-    delay: int | None = None
-    seconds: int | None = None
-
-    def config(self) -> dict[str, Any]:
-        """TorchServe's settings for the model."""
-        path = ROOT / "handler" / "model-config.yaml"
-        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        changes = {
-            "minWorkers": self.workers,
-            "maxWorkers": self.workers,
-            "batchSize": self.batch,
-            "maxBatchDelay": self.delay,
-        }
-        values |= {key: value for key, value in changes.items() if value is not None}
-        inner = {"cpu_threads": self.threads, "max_batch_seconds": self.seconds}
-        values["handler"] |= {key: value for key, value in inner.items() if value is not None}
-        return values
 
 
 def settings(cores: int) -> list[Setting]:
@@ -101,25 +66,24 @@ def measure(
     setting: Setting, checkpoint: Path, contents: Sequence[bytes], clip: bytes, rounds: int
 ) -> Found:
     """Serve with a setting, and call: alone, many at once, and at random times."""
-    with TemporaryDirectory(prefix="settings-") as name:
-        config = Path(name) / "model-config.yaml"
-        config.write_text(yaml.safe_dump(setting.config()), encoding="utf-8")
-        build_package(checkpoint, Path(name) / "store", model_config=config)
-        with TorchServe(Path(name) / "store") as server:
-            wait_for_all_workers(server)
-            client = Client(server)
-            client.closed_loop(contents, CALLERS[-1])  # warm
-            found = {}
-            for callers in CALLERS:
-                calls = [
-                    client.closed_loop(contents, callers, PASSES[callers]) for _ in range(rounds)
-                ]
-                found[callers] = (
-                    statistics.median(call.seconds for call in calls),
-                    statistics.median(float(np.quantile(call.latency, 0.95)) for call in calls),
-                )
-            capacity = len(contents) / found[CALLERS[-1]][0]
-            alone, loaded = client.probe(clip, contents, capacity / 2, PROBES * rounds)
+    with (
+        TemporaryDirectory(prefix="settings-") as name,
+        TorchServe(setting.build(checkpoint, Path(name))) as server,
+    ):
+        wait_for_all_workers(server)
+        client = Client(server)
+        client.closed_loop(contents, CALLERS[-1])  # warm
+        found = {}
+        for callers in CALLERS:
+            calls = [
+                client.closed_loop(contents, callers, PASSES[callers]) for _ in range(rounds)
+            ]
+            found[callers] = (
+                statistics.median(call.seconds for call in calls),
+                statistics.median(float(np.quantile(call.latency, 0.95)) for call in calls),
+            )
+        capacity = len(contents) / found[CALLERS[-1]][0]
+        alone, loaded = client.probe(clip, contents, capacity / 2, PROBES * rounds)
     return Found(found, statistics.median(alone), float(np.quantile(loaded, 0.95)))
 
 
