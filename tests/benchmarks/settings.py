@@ -75,9 +75,7 @@ def measure(
         client.closed_loop(contents, CALLERS[-1])  # warm
         found = {}
         for callers in CALLERS:
-            calls = [
-                client.closed_loop(contents, callers, PASSES[callers]) for _ in range(rounds)
-            ]
+            calls = [client.closed_loop(contents, callers, PASSES[callers]) for _ in range(rounds)]
             found[callers] = (
                 statistics.median(call.seconds for call in calls),
                 statistics.median(float(np.quantile(call.latency, 0.95)) for call in calls),
