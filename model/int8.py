@@ -60,9 +60,9 @@ class Int8Linear(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in_features) → (…, out_features), of the same type."""
-        product: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed)
-        return product.to(x.dtype)
+        """(…, in_features) of any type → float32 (…, out_features)."""
+        product: Tensor = torch.ops.quantized.linear_dynamic.default(x.float(), self.packed)
+        return product
 
 
 def use_int8(module: nn.Module) -> None:

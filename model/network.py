@@ -19,7 +19,7 @@ from model.int8 import Int8Linear, use_int8
 HEAD_WIDTH = 64
 # Tokens for which the decoder's memory gets room at once.
 ROOM_STEP = 32
-# From so many queries on, attention on a CPU goes clip by clip.
+# An encoder's attention has so many queries and more, a search's decoder fewer.
 MANY_QUERIES = 64
 
 
@@ -78,9 +78,10 @@ def frame_mask(frames: Tensor, length: int) -> Tensor | None:
 def _attend_in_products(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool
 ) -> Tensor:
-    """What `scaled_dot_product_attention` computes, for bfloat16 on a CPU, where that is slow.
+    """What `scaled_dot_product_attention` computes, for a CPU, where that is slow.
 
-    For the few queries of the decoder it takes ten times as long, for many nearly twice.
+    For the few queries of the decoder it takes two to ten times as long, for many in bfloat16 nearly
+    twice.
     """
     by_key = mask is None or mask.shape[2] == 1
     if len(queries) > 1 and queries.shape[2] >= MANY_QUERIES and by_key:
@@ -96,7 +97,7 @@ def _attend_in_products(
     if causal:
         scores += scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
     if mask is not None:
-        scores = scores.where(mask, -torch.inf)
+        scores.masked_fill_(~mask, -torch.inf)
     return scores.softmax(-1) @ values
 
 
@@ -110,23 +111,55 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
+        self.int8_together: Int8Linear | None = None
+
+    def join_in_int8(self) -> None:
+        """Project to queries, keys and values in one product of int8 from here on."""
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        no_bias = torch.zeros(self.q_proj.out_features)
+        self.int8_together = Int8Linear(
+            torch.cat([part.weight for part in parts]),
+            torch.cat([no_bias if part.bias is None else part.bias for part in parts]),
+        )
+        del self.q_proj, self.k_proj, self.v_proj
 
     def split(self, x: Tensor) -> Tensor:
         """(batch, length, width) → (batch, heads, length, HEAD_WIDTH)."""
         return x.unflatten(-1, (self.heads, HEAD_WIDTH)).transpose(1, 2)
 
+    def queries(self, x: Tensor) -> Tensor:
+        """Queries of `x` (batch, length, width): (batch, heads, length, HEAD_WIDTH)."""
+        return self.split(self.q_proj(x))
+
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of `x`, each (batch, heads, length, HEAD_WIDTH), contiguous."""
+        """Keys and values of `x`, as `queries`, but contiguous."""
         return self.split(self.k_proj(x)).contiguous(), self.split(self.v_proj(x)).contiguous()
 
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Queries, and keys and values, of `x`, for attention within it."""
+        if self.int8_together is None:
+            return self.queries(x), self.keys_values(x)
+        queries, keys, values = map(self.split, self.int8_together(x).chunk(3, -1))
+        return queries, (keys, values)
+
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        causal: bool = False,
     ) -> Tensor:
-        """Attend from `x` (batch, length, width); `mask` is True where a key may be seen."""
-        queries = self.split(self.q_proj(x))
+        """Attend from the queries; `mask` is True where a key may be seen.
+
+        Returns:
+            (batch, length, width).
+        """
+        queries = queries.to(keys.dtype)
+        few = queries.shape[2] < MANY_QUERIES
         if (
-            keys.dtype == torch.bfloat16
-            and keys.device.type == "cpu"
+            keys.device.type == "cpu"
+            and (few or keys.dtype == torch.bfloat16)
             and not torch.is_grad_enabled()
         ):
             mixed = _attend_in_products(queries, keys, values, mask, causal)
@@ -150,8 +183,8 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` (batch, frames, width); `mask` (batch, 1, 1, frames), True for valid keys."""
-        normed = self.self_attn_layer_norm(x)
-        x = x + self.self_attn(normed, *self.self_attn.keys_values(normed), mask)
+        queries, own = self.self_attn.queries_keys_values(self.self_attn_layer_norm(x))
+        x = x + self.self_attn(queries, *own, mask)
         return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
 
 
@@ -247,6 +280,34 @@ class DecoderCache:
             more = (0, 0, 0, lacking + ROOM_STEP)
             self.text = [(F.pad(k, more), F.pad(v, more)) for k, v in self.text]
 
+    def append(
+        self, layer: int, more: tuple[Tensor, Tensor], places: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Remember the next tokens of each row; there must be room for them.
+
+        Args:
+            layer: of the decoder.
+            more: its keys and values of the tokens, (rows, heads, length, HEAD_WIDTH).
+            places: int64 (rows, length), where they stand.
+
+        Returns:
+            Keys and values of the rows from the first token to the last of the longest.
+        """
+        all_keys, all_values = self.text[layer]
+        keys, values = more
+        length = keys.shape[2]
+        end = max(self.lengths) + length
+        if min(self.lengths) == max(
+            self.lengths
+        ):  # as of a clip alone: no table of places is needed
+            all_keys[:, :, end - length : end] = keys
+            all_values[:, :, end - length : end] = values
+        else:
+            row = torch.arange(len(keys), device=keys.device)[:, None]
+            all_keys[row, :, places] = keys.transpose(1, 2)
+            all_values[row, :, places] = values.transpose(1, 2)
+        return all_keys[:, :, :end], all_values[:, :, :end]
+
     def select(self, rows: list[int], clips: list[int] | None = None) -> None:
         """Keep only the given rows, in their order; one may stand there several times.
 
@@ -284,9 +345,16 @@ class Decoder(nn.Module):
             yield layer
 
     def use_int8(self) -> None:
-        """Compute the matrix products in int8 from here on, see `model.int8`."""
+        """Compute the matrix products in int8 from here on, see `model.int8`; for a CPU.
+
+        All else is in float32: a pass over few tokens is made of small steps, and each conversion is one
+        more. Only what is made of the encoder's output stays in its type, since it is much to read.
+        """
+        for layer in self._layers():
+            layer.self_attn.join_in_int8()
         use_int8(self.layers)
         self.int8_output = Int8Linear(self.embed_tokens.weight)
+        self.embed_tokens.bfloat16()  # rows are looked up in it, no more
 
     def start(self, encoded: Tensor, frames: Tensor, remember: bool = False) -> DecoderCache:
         """Begin a batch.
@@ -299,13 +367,15 @@ class Decoder(nn.Module):
         """
         mask = frame_mask(frames, encoded.shape[1])
         batch, _, width = encoded.shape
-        audio = [layer.encoder_attn.keys_values(encoded) for layer in self._layers()]
-        # Under autocast keys have another precision than `encoded`.
-        none = audio[0][0].new_empty(batch, width // HEAD_WIDTH, 0, HEAD_WIDTH)
+        whole = encoded.float() if self.int8_output is not None else encoded  # once for all layers
+        pairs = [layer.encoder_attn.keys_values(whole) for layer in self._layers()]
+        none = pairs[0][0].new_empty(batch, width // HEAD_WIDTH, 0, HEAD_WIDTH)
+        if self.int8_output is not None:
+            pairs = [(k.to(encoded.dtype), v.to(encoded.dtype)) for k, v in pairs]
         return DecoderCache(
-            audio=audio,
+            audio=pairs,
             mask=None if mask is None else mask[:, None, None, :],
-            text=[(none, none)] * len(audio) if remember else [],
+            text=[(none, none)] * len(pairs) if remember else [],
             lengths=[0] * batch,
         )
 
@@ -332,22 +402,18 @@ class Decoder(nn.Module):
         cache.make_room(longest)
         past = torch.tensor(cache.lengths, device=tokens.device)
         places = past[:, None] + torch.arange(length, device=tokens.device)
-        x = self.embed_tokens(tokens) + self.embed_positions(places)
+        # The table of tokens may be in fewer bits than the rest.
+        x = self.embed_positions(places) + self.embed_tokens(tokens)
         mask = None
         if cache.text and (length > 1 or min(cache.lengths) < max(cache.lengths)):
             mask = torch.arange(longest, device=tokens.device) <= places[:, None, :, None]
-        row = torch.arange(len(tokens), device=tokens.device)[:, None]
         for i, layer in enumerate(self._layers()):
-            normed = layer.self_attn_layer_norm(x)
-            keys, values = layer.self_attn.keys_values(normed)
-            if cache.text:
-                all_keys, all_values = cache.text[i]
-                all_keys[row, :, places] = keys.transpose(1, 2)
-                all_values[row, :, places] = values.transpose(1, 2)
-                keys, values = all_keys[:, :, :longest], all_values[:, :, :longest]
-            x = x + layer.self_attn(normed, keys, values, mask, causal=not cache.text)
+            queries, own = layer.self_attn.queries_keys_values(layer.self_attn_layer_norm(x))
+            keys, values = cache.append(i, own, places) if cache.text else own
+            x = x + layer.self_attn(queries, keys, values, mask, causal=not cache.text)
             # The rows of a clip attend to one copy of its audio, as if they were one text.
-            queries = layer.encoder_attn_layer_norm(x).view(len(cache.audio[i][0]), -1, x.shape[-1])
+            normed = layer.encoder_attn_layer_norm(x).view(len(cache.audio[i][0]), -1, x.shape[-1])
+            queries = layer.encoder_attn.queries(normed)
             x = x + layer.encoder_attn(queries, *cache.audio[i], cache.mask).view_as(x)
             x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
         cache.lengths = [n + length for n in cache.lengths]

@@ -193,12 +193,14 @@ class Recognizer:
         self.tokenizer = checkpoint.tokenizer
         self.characters = checkpoint.characters
         self.features = checkpoint.features.to(self.device)
-        if self.dtype == "int8":  # from float32, before it is rounded to bfloat16
-            checkpoint.network.decoder.use_int8()
-        rounded = self.dtype != "float32" and "bfloat16" in offered
-        self.network = checkpoint.network.to(
-            self.device, torch.bfloat16 if rounded else torch.float32
-        ).eval()
+        self.network = checkpoint.network.to(self.device).eval()
+        if self.dtype != "float32" and "bfloat16" in offered:
+            self.network.encoder.bfloat16()
+            self.network.ctc.bfloat16()
+        if self.dtype == "int8":
+            self.network.decoder.use_int8()
+        elif self.dtype == "bfloat16":
+            self.network.decoder.bfloat16()
         positions = checkpoint.config.dimensions.audio_positions
         # As in Whisper, which leaves the other half of its positions to the text.
         self.max_prompt_tokens = checkpoint.config.dimensions.text_positions // 2 - 1

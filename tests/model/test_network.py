@@ -198,6 +198,8 @@ def test_int8_products_are_those_of_float32_to_within_a_step_of_eight_bits(rando
     with torch.inference_mode():
         weight, bias = Int8Weight.of(layer.weight).dense, layer.bias.clone()
         exact = x @ weight.T + bias
+        attention = network.decoder.layers[0].self_attn
+        queries, keys_values = attention.queries_keys_values(x)
         network.decoder.use_int8()
         # Half a step of the input's 255 in each of its values, at the very most.
         step = float(x.max() - x.min()) / 255
@@ -208,4 +210,8 @@ def test_int8_products_are_those_of_float32_to_within_a_step_of_eight_bits(rando
         table = Int8Weight.of(network.decoder.embed_tokens.weight).dense
         off = (network.decoder.scores(x) - x @ table.T).abs()
         assert bool((off <= step / 2 * table.abs().sum(1) + 1e-4).all()) and float(off.std()) > 0
-        assert network.decoder.layers[0].fc1(x.bfloat16()).dtype == torch.bfloat16
+        rounded_queries, rounded = attention.queries_keys_values(x)
+        for exact, product in zip(
+            (queries, *keys_values), (rounded_queries, *rounded), strict=True
+        ):
+            assert 0 < float((product - exact).abs().max()) < 0.05 * float(exact.abs().max())
