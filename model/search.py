@@ -1,6 +1,5 @@
 """From the encoder's output to text: greedy attention search and greedy CTC."""
 
-import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,6 @@ from model.tokenizer import Characters, Tokenizer
 COMPRESSION_RATIO_LIMIT = 2.4
 NO_SPEECH_LIMIT = 0.6
 AVG_LOGPROB_LIMIT = -1.0
-
-# Where a token is less likely, a beam search that a caller wants looks for a better text. A third of
-# dev's clips has one; in clean speech and noise they hold nine tenths of what a limit of one half gained
-# (docs/experiments.md).
-BEAM_LOGPROB_LIMIT = math.log(0.4)
 
 # Fast speech has about 6 tokens a second; a text beyond twice that is made up.
 TOKENS_PER_SECOND = 12
