@@ -20,7 +20,7 @@ class HandlerConfig(BaseModel):
     """auto: the GPU that TorchServe gives to this worker, the CPU where there is none."""
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """Of matrix products; auto: the fastest that the device has units for (`model.precision`)."""
-    max_batch_seconds: PositiveFloat = 120.0
+    max_batch_seconds: PositiveFloat = 240.0
     """Padded seconds of audio in one forward pass, of which a CPU has two at once."""
     max_audio_seconds: PositiveFloat = 3600.0
     """A longer recording is refused with 413."""

@@ -174,7 +174,7 @@ class Recognizer:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        max_batch_seconds: float = 120.0,
+        max_batch_seconds: float = 240.0,
         language_model: LanguageModel | None = None,
     ) -> None:
         if device == "auto":
@@ -236,7 +236,7 @@ class Recognizer:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        max_batch_seconds: float = 120.0,
+        max_batch_seconds: float = 240.0,
         language_model: Path | None = None,
     ) -> "Recognizer":
         """Read a checkpoint folder, and perhaps another n-gram; arguments as for the class.

@@ -74,7 +74,7 @@ class EvaluateConfig(BaseModel):
     device: str = Field(default="auto", description="auto is a GPU where there is one")
     dtype: str = Field(default="auto", description="float32, bfloat16, or what fits the device")
     max_batch_seconds: float = Field(
-        default=120.0, gt=0, description="padded seconds in one forward pass"
+        default=240.0, gt=0, description="padded seconds in one forward pass"
     )
     threads: int | None = Field(default=None, ge=1, description="torch's; all cores if not given")
     seed: int = Field(default=0, ge=0, description="of the bootstrap intervals")

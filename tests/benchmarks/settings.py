@@ -43,7 +43,7 @@ def settings(cores: int) -> list[Setting]:
         Setting(threads=1),
         *(Setting(batch=n) for n in (1, 4, 16)),
         *(Setting(delay=n) for n in (10, 100)),
-        *(Setting(seconds=n) for n in (60, 240)),
+        *(Setting(seconds=n) for n in (60, 120)),
     ]
 
 
