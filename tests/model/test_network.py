@@ -215,3 +215,23 @@ def test_int8_products_are_those_of_float32_to_within_a_step_of_eight_bits(rando
             (queries, *keys_values), (rounded_queries, *rounded), strict=True
         ):
             assert 0 < float((product - exact).abs().max()) < 0.05 * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("lengths", [[4, 4], [4, 2]])
+def test_what_is_remembered_of_each_row_is_as_of_one_pass_over_its_text(random_checkpoint, lengths):
+    decoder = random_checkpoint.network.decoder
+    generator = torch.Generator().manual_seed(2)
+    encoded = torch.randn(2, 20, 64, generator=generator)
+    frames = torch.tensor([20, 13])
+    texts = torch.randint(0, 200, (2, 4), generator=generator)
+    more = torch.randint(0, 200, (2, 3), generator=generator)
+    with torch.inference_mode():
+        cache = decoder.start(encoded, frames, remember=True)
+        decoder(texts, cache)
+        cache.lengths = list(lengths)  # the end of a row may be taken back
+        found = decoder(more, cache)
+        for i, length in enumerate(lengths):
+            whole = torch.cat([texts[i, :length], more[i]])[None]
+            alone = decoder.start(encoded[i : i + 1, : frames[i]], frames[i : i + 1])
+            expected = decoder(whole, alone)[0, length:]
+            torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-4)
