@@ -297,9 +297,7 @@ class DecoderCache:
         keys, values = more
         length = keys.shape[2]
         end = max(self.lengths) + length
-        if min(self.lengths) == max(
-            self.lengths
-        ):  # as of a clip alone: no table of places is needed
+        if min(self.lengths) == max(self.lengths):  # as of a clip alone; faster
             all_keys[:, :, end - length : end] = keys
             all_values[:, :, end - length : end] = values
         else:
@@ -369,6 +367,7 @@ class Decoder(nn.Module):
         batch, _, width = encoded.shape
         whole = encoded.float() if self.int8_output is not None else encoded  # once for all layers
         pairs = [layer.encoder_attn.keys_values(whole) for layer in self._layers()]
+        # Under autocast keys have another precision than `encoded`.
         none = pairs[0][0].new_empty(batch, width // HEAD_WIDTH, 0, HEAD_WIDTH)
         if self.int8_output is not None:
             pairs = [(k.to(encoded.dtype), v.to(encoded.dtype)) for k, v in pairs]

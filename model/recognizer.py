@@ -196,7 +196,7 @@ class Recognizer:
         self.tokenizer = checkpoint.tokenizer
         self.characters = checkpoint.characters
         self.features = checkpoint.features.to(self.device)
-        self.network = checkpoint.network.to(self.device).eval()
+        self.network = checkpoint.network.to(self.device, torch.float32).eval()
         if self.dtype != "float32" and "bfloat16" in offered:
             self.network.encoder.bfloat16()
             self.network.ctc.bfloat16()
