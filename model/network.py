@@ -111,13 +111,13 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
-        self.int8_together: Int8Linear | None = None
+        self.int8_qkv: Int8Linear | None = None
 
-    def join_in_int8(self) -> None:
+    def fuse_qkv_in_int8(self) -> None:
         """Project to queries, keys and values in one product of int8 from here on."""
         parts = (self.q_proj, self.k_proj, self.v_proj)
         no_bias = torch.zeros(self.q_proj.out_features)
-        self.int8_together = Int8Linear(
+        self.int8_qkv = Int8Linear(
             torch.cat([part.weight for part in parts]),
             torch.cat([no_bias if part.bias is None else part.bias for part in parts]),
         )
@@ -137,9 +137,9 @@ class Attention(nn.Module):
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Queries, and keys and values, of `x`, for attention within it."""
-        if self.int8_together is None:
+        if self.int8_qkv is None:
             return self.queries(x), self.keys_values(x)
-        queries, keys, values = map(self.split, self.int8_together(x).chunk(3, -1))
+        queries, keys, values = map(self.split, self.int8_qkv(x).chunk(3, -1))
         return queries, (keys, values)
 
     def forward(
@@ -349,7 +349,7 @@ class Decoder(nn.Module):
         more. Only what is made of the encoder's output stays in its type, since it is much to read.
         """
         for layer in self._layers():
-            layer.self_attn.join_in_int8()
+            layer.self_attn.fuse_qkv_in_int8()
         use_int8(self.layers)
         self.int8_output = Int8Linear(self.embed_tokens.weight)
         self.embed_tokens.bfloat16()  # rows are looked up in it, no more
