@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from handler.batch import BatchTranscriber, DeviceLostError, Item
-from handler.busy import busy
+from handler.busy import Colleagues, busy
 from handler.config import read_handler_config, workers_of
 from handler.cpus import threads_for_worker
 from handler.kernels import bound_kernel_caches
@@ -27,6 +27,7 @@ class AsrHandler:
 
     def __init__(self) -> None:
         self._transcriber: BatchTranscriber | None = None
+        self._colleagues = Colleagues()
 
     def initialize(self, context: Any) -> None:
         """Load the checkpoint beside this file and warm it up; READY comes after.
@@ -37,10 +38,11 @@ class AsrHandler:
             model.language_model.LanguageModelError: for a damaged n-gram in it.
         """
         config = read_handler_config(context.model_yaml_config)
-        threads = config.cpu_threads or threads_for_worker(workers_of(context.model_yaml_config))
+        share = config.cpu_threads or threads_for_worker(workers_of(context.model_yaml_config))
+        most = config.cpu_threads or threads_for_worker(1)
         bound_kernel_caches()
         # Before the first operation: torch would take all cores for each worker.
-        torch.set_num_threads(threads)
+        torch.set_num_threads(most)
         torch.set_num_interop_threads(1)
 
         properties = context.system_properties
@@ -55,16 +57,18 @@ class AsrHandler:
             device=device,
             dtype=config.dtype,
             max_batch_seconds=config.max_batch_seconds,
+            threads=lambda: share if self._colleagues.are_at_work() else most,
         )
-        transcriber = BatchTranscriber(recognizer, config, threads)
-        transcriber.warm_up(config.warmup_seconds)
+        transcriber = BatchTranscriber(recognizer, config, share)
+        with self._colleagues:
+            transcriber.warm_up(config.warmup_seconds)
         keep_parts_as_sent()
         self._transcriber = transcriber
-        logger.info("Ready on %s with %d CPU threads", recognizer.device, threads)
+        logger.info("Ready on %s with %d to %d CPU threads", recognizer.device, share, most)
 
     def handle(self, data: list[list[Part]], context: Any) -> list[str]:
         """Answer one batch."""
-        with busy():
+        with busy(), self._colleagues:
             return self._handle(data, context)
 
     def _handle(self, data: list[list[Part]], context: Any) -> list[str]:

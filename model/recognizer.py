@@ -2,15 +2,13 @@
 
     waveforms → cut at pauses → groups of similar length → log-mel → encoder → decoder → words' times
 
-One `Recognizer` holds one network on one device; it keeps no state between calls. On a CPU it has the
-threads that torch had when it was made.
+One `Recognizer` holds one network on one device; it keeps no state between calls.
 """
 
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import partial
@@ -29,6 +27,7 @@ from model.confidence import with_confidences
 from model.ctc_beam import CTCBeamSearch
 from model.features import ENCODER_FRAMES_PER_SECOND, SAMPLES_PER_ENCODER_FRAME
 from model.hotwords import Hotword, LetterBias, TokenBias
+from model.lanes import Lanes
 from model.language_model import LanguageModel
 from model.precision import precisions
 from model.search import (
@@ -66,9 +65,6 @@ CPU_ENCODER_SECONDS = 30.0
 # a doubt anywhere in one has all of it searched again, and have as many errors; shorter ones end
 # sentences that go on (docs/experiments.md). The network itself takes 29.5 s.
 PIECE_SECONDS = 20.0
-# A CPU reads two groups at once, each with half of the threads: what a search computes in a step is too
-# little for many (docs/experiments.md).
-CPU_LANES = 2
 # The decoder may write a sentence again and again where it does not hear the end; what it wrote once is
 # kept if it is so like the CTC head's text (1 is the same). Texts of different clips are less so: 300
 # pairs of dev had 0.45 at most.
@@ -163,6 +159,8 @@ class Recognizer:
         max_batch_seconds: most padded audio in one forward pass, of which a CPU has two at once; it
             bounds memory.
         language_model: an n-gram that judges the words of mode "fast"; the checkpoint's own by default.
+        threads: how many of a CPU's may be used now, which is asked again all the time; by default those
+            that torch has when the recognizer is made.
 
     Raises:
         ValueError: the device or dtype is unknown or not there.
@@ -176,6 +174,7 @@ class Recognizer:
         dtype: str = "auto",
         max_batch_seconds: float = 240.0,
         language_model: LanguageModel | None = None,
+        threads: Callable[[], int] | None = None,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -219,15 +218,11 @@ class Recognizer:
         if language_model is None and checkpoint.language_model is not None:
             language_model = LanguageModel(checkpoint.language_model)
         self.language_model = language_model
-        self._lanes: ThreadPoolExecutor | None = None
-        threads = torch.get_num_threads()
-        if self.device.type == "cpu" and threads >= CPU_LANES:
-            self._lanes = ThreadPoolExecutor(
-                CPU_LANES,
-                "lane",
-                initializer=torch.set_num_threads,
-                initargs=(threads // CPU_LANES,),
-            )
+        self._lanes: Lanes | None = None
+        if self.device.type == "cpu":
+            at_first = torch.get_num_threads()
+            steps = (*self.network.encoder.layers, *self.network.ctc.layers, self.network.decoder)
+            self._lanes = Lanes(threads or (lambda: at_first), steps)
 
     @classmethod
     def load(
@@ -238,6 +233,7 @@ class Recognizer:
         dtype: str = "auto",
         max_batch_seconds: float = 240.0,
         language_model: Path | None = None,
+        threads: Callable[[], int] | None = None,
     ) -> "Recognizer":
         """Read a checkpoint folder, and perhaps another n-gram; arguments as for the class.
 
@@ -251,6 +247,7 @@ class Recognizer:
             dtype=dtype,
             max_batch_seconds=max_batch_seconds,
             language_model=None if language_model is None else LanguageModel(language_model),
+            threads=threads,
         )
 
     @torch.inference_mode()
@@ -314,7 +311,7 @@ class Recognizer:
             if len(p.waveform) and p.waveform.abs().max() > SILENCE_PEAK
         ]
         audible.sort(key=lambda i: (pieces[i].options.mode, len(pieces[i].waveform)))
-        lanes = 1 if self._lanes is None else CPU_LANES
+        lanes = 1 if self._lanes is None else self._lanes.count
         groups: list[list[int]] = []
         for lane in range(lanes):
             group: list[int] = []
@@ -329,21 +326,10 @@ class Recognizer:
         return sorted(groups, key=lambda g: -len(g) * len(pieces[g[-1]].waveform))
 
     def _in_lanes(self, work: Callable[[Group], Result], groups: Sequence[Group]) -> list[Result]:
-        """Do the work for each group, on a CPU in its lanes; results in order.
-
-        A single group is worked on with all threads.
-        """
-        if self._lanes is None or len(groups) < 2:
+        """Do the work for each group, on a CPU in its lanes; results in order."""
+        if self._lanes is None:
             return [work(group) for group in groups]
-        futures = [self._lanes.submit(work, group) for group in groups]
-        try:
-            return [future.result() for future in futures]
-        finally:
-            # After an error nothing begins any more, and what has begun ends: the caller may try again.
-            for future in futures:
-                future.cancel()
-            wait(futures)
-            futures.clear()  # an error holds this frame, and with it what they hold
+        return self._lanes.map(work, groups)
 
     @torch.inference_mode()  # a thread has its own mode
     def _read_group(self, pieces: Sequence[_Piece], group: Sequence[int]) -> list[_Reading]:

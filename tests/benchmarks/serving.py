@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import os
+import random
 import shlex
 import shutil
 import statistics
@@ -31,6 +32,7 @@ import soundfile
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import pad
 
 from handler.server import TorchServe
 from model.audio import SAMPLE_RATE, load_audio
@@ -50,6 +52,7 @@ from training.scoring import Pair, score
 
 CALLERS = (1, 16)
 PASSES = {1: 1, 16: 3}  # over all files; see `Client.closed_loop`
+TAIL_SECONDS = 1.0  # see `recordings`
 PROBE_SECONDS = 10.0
 PROBES = 20
 OPTIONS = TranscribeOptions(word_timestamps=False)
@@ -104,8 +107,11 @@ class Contest:
         """The contenders but for the peers, by name."""
 
         def calling(name: str, callers: int) -> Callable[[], Turn]:
+            rng = random.Random(callers)  # the same files for each server
+
             def turn() -> Turn:
-                calls = self.clients[name].closed_loop(self.contents, callers, PASSES[callers])
+                passes = [recordings(self.clips, rng) for _ in range(PASSES[callers])]
+                calls = self.clients[name].closed_loop(passes, callers)
                 return Turn(calls.seconds, calls.texts, calls.latency)
 
             return turn
@@ -169,6 +175,16 @@ def as_wav(samples: Tensor) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
+
+
+def recordings(clips: Sequence[Clip], rng: random.Random) -> list[bytes]:
+    """WAV of each clip with up to a second of silence after it, each time another length.
+
+    Callers seldom send a length twice. What a server keeps for one, such as compiled kernels, must not
+    help it with the same files a second time.
+    """
+    tails = [int(rng.uniform(0, TAIL_SECONDS) * SAMPLE_RATE) for _ in clips]
+    return [as_wav(pad(clip.samples, (0, n))) for clip, n in zip(clips, tails, strict=True)]
 
 
 def clip_of_ten_seconds(speech: Sequence[Tensor]) -> bytes:

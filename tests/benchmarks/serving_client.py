@@ -49,21 +49,22 @@ class Client:
         answer.raise_for_status()
         return answer.text.strip(), time.perf_counter() - started
 
-    def closed_loop(self, contents: Sequence[bytes], callers: int, passes: int = 1) -> Calls:
-        """All files, by so many callers who each wait for their answer.
+    def closed_loop(self, passes: Sequence[Sequence[bytes]], callers: int) -> Calls:
+        """All files of each pass, by so many callers who each wait for their answer.
 
-        Each pass over the files is in an order of its own, which is the same in each call; `seconds` is
-        for one pass, and texts are those of the first. With few passes a server that batches is not
-        measured at saturation, but while its queue fills and empties.
+        Each pass is in an order of its own, which is the same in each call; `seconds` is for one pass,
+        and texts are those of the first. With few passes a server that batches is not measured at
+        saturation, but while its queue fills and empties.
         """
         rng = random.Random(0)
-        order = [i for _ in range(passes) for i in rng.sample(range(len(contents)), len(contents))]
+        orders = [rng.sample(range(len(contents)), len(contents)) for contents in passes]
+        sent = [contents[i] for contents, o in zip(passes, orders, strict=True) for i in o]
         started = time.perf_counter()
         with ThreadPoolExecutor(callers) as pool:
-            found = list(pool.map(self.call, [contents[i] for i in order]))
-        seconds = (time.perf_counter() - started) / passes
-        first = dict(zip(reversed(order), reversed(found), strict=True))
-        texts = [first[i][0] for i in range(len(contents))]
+            found = list(pool.map(self.call, sent))
+        seconds = (time.perf_counter() - started) / len(passes)
+        first = dict(zip(orders[0], found, strict=False))
+        texts = [first[i][0] for i in range(len(first))]
         return Calls(texts, [taken for _, taken in found], seconds)
 
     def probe(

@@ -7,6 +7,7 @@ One thing differs from the shipped settings at a time. Each server runs alone, o
 
 import argparse
 import os
+import random
 import shlex
 import statistics
 import sys
@@ -19,14 +20,14 @@ import numpy as np
 import torch
 
 from handler.server import TorchServe
-from tests.benchmarks.accuracy import QUIET_LOAD, read_clips
+from tests.benchmarks.accuracy import QUIET_LOAD, Clip, read_clips
 from tests.benchmarks.serving import (
     CALLERS,
     PASSES,
     PROBES,
-    as_wav,
     clip_of_ten_seconds,
     draw_evenly,
+    recordings,
 )
 from tests.benchmarks.serving_client import Client, wait_for_all_workers
 from tests.benchmarks.setting import Setting
@@ -62,9 +63,7 @@ class Found:
     loaded: float
 
 
-def measure(
-    setting: Setting, checkpoint: Path, contents: Sequence[bytes], clip: bytes, rounds: int
-) -> Found:
+def measure(setting: Setting, checkpoint: Path, clips: Sequence[Clip], rounds: int) -> Found:
     """Serve with a setting, and call: alone, many at once, and at random times."""
     with (
         TemporaryDirectory(prefix="settings-") as name,
@@ -72,16 +71,24 @@ def measure(
     ):
         wait_for_all_workers(server)
         client = Client(server)
-        client.closed_loop(contents, CALLERS[-1])  # warm
+        rng = random.Random(0)  # the same files for each setting
+        client.closed_loop([recordings(clips, rng)], CALLERS[-1])  # warm
         found = {}
         for callers in CALLERS:
-            calls = [client.closed_loop(contents, callers, PASSES[callers]) for _ in range(rounds)]
+            calls = [
+                client.closed_loop(
+                    [recordings(clips, rng) for _ in range(PASSES[callers])], callers
+                )
+                for _ in range(rounds)
+            ]
             found[callers] = (
                 statistics.median(call.seconds for call in calls),
                 statistics.median(float(np.quantile(call.latency, 0.95)) for call in calls),
             )
-        capacity = len(contents) / found[CALLERS[-1]][0]
-        alone, loaded = client.probe(clip, contents, capacity / 2, PROBES * rounds)
+        capacity = len(clips) / found[CALLERS[-1]][0]
+        ten = clip_of_ten_seconds([clip.samples for clip in clips])
+        others = recordings(clips, rng)
+        alone, loaded = client.probe(ten, others, capacity / 2, PROBES * rounds)
     return Found(found, statistics.median(alone), float(np.quantile(loaded, 0.95)))
 
 
@@ -100,8 +107,6 @@ def main() -> None:
     if load > QUIET_LOAD:
         print(f"Beware: the machine is busy (load {load:.1f}).", file=sys.stderr)
     clips = draw_evenly(read_clips(args.manifest, None), args.limit)
-    contents = [as_wav(clip.samples) for clip in clips]
-    ten = clip_of_ten_seconds([clip.samples for clip in clips])
     audio = sum(clip.seconds for clip in clips)
     shipped = Setting().config()
     cores = len(os.sched_getaffinity(0))
@@ -121,7 +126,7 @@ def main() -> None:
             (setting.seconds or shipped["handler"]["max_batch_seconds"], setting.seconds),
         ]
         cells = [f"**{value}**" if differs else f"{value}" for value, differs in values]
-        found = measure(setting, args.checkpoint, contents, ten, args.rounds)
+        found = measure(setting, args.checkpoint, clips, args.rounds)
         for seconds, p95 in found.callers.values():
             cells += [f"{audio / seconds:.1f}", f"{p95:.2f}"]
         cells += [f"{found.alone:.2f}", f"{found.loaded:.2f}", f"{found.loaded / found.alone:.1f}"]

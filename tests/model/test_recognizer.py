@@ -5,6 +5,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from model.audio import load_audio
 from model.checkpoint import load_checkpoint
 from model.confidence import Calibration, Calibrations
 from model.hotwords import Hotword
+from model.lanes import Lanes
 from model.recognizer import _NOTHING, Recognizer, TranscribeOptions
 from model.search import Decoded
 from model.tokenizer import Characters
@@ -180,6 +182,87 @@ def test_an_error_in_a_lane_is_raised_when_all_have_ended(
     with pytest.raises(MemoryError):
         recognizer.transcribe([sound(0.5, 0), sound(2, 0)], FAST)
     assert ended == [1]
+
+
+def test_a_second_lane_reads_while_there_are_threads_for_it(
+    random_folder, sound, threads, monkeypatch
+):
+    threads(2)
+    may_use = [2]
+    recognizer = Recognizer.load(
+        random_folder,
+        device="cpu",
+        dtype="float32",
+        max_batch_seconds=20.0,
+        threads=lambda: may_use[0],
+    )
+    together = Barrier(2)
+    had = []  # threads that each group had
+
+    def read(pieces):
+        seconds = round(len(pieces[0].waveform) / 16_000)
+        had.append((seconds, torch.get_num_threads()))
+        if seconds in (18, 17):  # the first two: neither goes on without the other
+            if seconds == 17:
+                may_use[0] = 1
+            together.wait(timeout=60)
+        elif seconds == 16:
+            time.sleep(0.5)  # in which the second lane would take others
+        elif seconds == 14:
+            may_use[0] = 2
+        elif seconds in (13, 12):
+            together.wait(timeout=60)
+        return [_NOTHING] * len(pieces)
+
+    monkeypatch.setattr(recognizer, "_read", read)
+    recognizer.transcribe([sound(s, 0) for s in range(12, 19)], FAST)
+    assert [s for s, _ in had[2:5]] == [16, 15, 14]
+    assert {s for s, _ in had[5:]} == {13, 12}
+    assert {n for _, n in had} == {1}
+
+    had.clear()
+    recognizer.transcribe([sound(1, 0)], FAST)
+    assert had == [(1, 2)]
+    may_use[0] = 1
+    recognizer.transcribe([sound(1, 0)], FAST)
+    assert had[1:] == [(1, 1)]
+    assert torch.get_num_threads() == 2  # the caller's own
+
+
+def test_the_second_lane_pauses_in_its_work_while_threads_are_needed_elsewhere(threads):
+    threads(2)
+    may_use = [2]
+    step = torch.nn.Identity()
+    lanes = Lanes(lambda: may_use[0], [step])
+    both_began, second_went_on = Barrier(2), Event()
+    had = {}
+
+    def work(group):
+        both_began.wait(timeout=60)
+        if group == "first":
+            may_use[0] = 1
+            step(0)
+            had[group] = torch.get_num_threads()
+            assert not second_went_on.wait(0.3)
+            may_use[0] = 2
+            assert second_went_on.wait(60)
+            may_use[0] = 1
+        else:
+            while may_use[0] == 2:
+                time.sleep(0.001)
+            step(0)
+            second_went_on.set()
+            while may_use[0] == 2:
+                time.sleep(0.001)
+            step(0)  # ends when the first lane has ended
+            had[group] = torch.get_num_threads()
+        return group
+
+    assert lanes.map(work, ["first", "second"]) == ["first", "second"]
+    assert had == {"first": 1, "second": 1}
+    assert lanes.map(lambda group: torch.get_num_threads(), ["alone"]) == [1]
+    may_use[0] = 2
+    assert lanes.map(lambda group: torch.get_num_threads(), ["alone"]) == [2]
 
 
 def test_refuses_what_is_not_a_waveform(random_recognizer):
