@@ -27,7 +27,8 @@ class HandlerConfig(BaseModel):
     max_audio_bytes: PositiveInt = 40 * 2**20
     """A larger file is refused with 413."""
     cpu_threads: PositiveInt | None = None
-    """Threads of this worker; by default the pod's CPUs divided by the workers."""
+    """Threads of this worker; by default all of the pod's CPUs while no other worker is at work, else
+    those divided by the workers."""
     model_names: tuple[str, ...] = Field(default=("asr", "steno", "whisper-1"), min_length=1)
     """Values of `model` that callers may send; OpenAI's clients cannot leave it out."""
     warmup_seconds: tuple[PositiveFloat, ...] = (1.0, 10.0)

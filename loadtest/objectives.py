@@ -43,6 +43,8 @@ class Objectives(_Checked):
     """Share of all requests that may fail."""
     most_refused: Share = 1.0
     """Share of all requests that may be refused with 503."""
+    slowest_refusal: PositiveFloat | None = None
+    """Seconds within which every 503 must come; None is no objective, and no 503 misses it."""
     least_rtfx: NonNegativeFloat = 0.0
     """Seconds of audio answered in a second."""
 
@@ -101,6 +103,8 @@ def judge(objectives: Objectives, outcomes: Sequence[Outcome]) -> list[Check]:
 
     checks.append(Check("failed", objectives.most_failed, share(totals.failed), "%"))
     checks.append(Check("refused", objectives.most_refused, share(totals.refused), "%"))
+    if (limit := objectives.slowest_refusal) is not None:
+        checks.append(Check("slowest refusal", limit, totals.slowest_refusal, "s"))
     checks.append(Check("RTFx", objectives.least_rtfx, totals.rtfx, "", at_most=False))
     return checks
 

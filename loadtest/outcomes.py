@@ -59,12 +59,14 @@ class Totals:
 
     Attributes:
         duration: seconds from the first request to the last answer.
+        slowest_refusal: seconds of the 503 that took longest; None without any.
         rtfx: seconds of audio answered in a second.
         reasons: how often each reason of a failure came, the most frequent first.
     """
 
     requests: int
     refused: int
+    slowest_refusal: float | None
     failed: int
     duration: float
     audio_seconds: float
@@ -108,6 +110,7 @@ def total(outcomes: Sequence[Outcome]) -> Totals:
     return Totals(
         requests=len(outcomes),
         refused=fates["refused"],
+        slowest_refusal=max((o.seconds for o in outcomes if o.fate == "refused"), default=None),
         failed=fates["failed"],
         duration=duration,
         audio_seconds=audio,

@@ -17,7 +17,7 @@ from model.tokenizer import Characters
 # How many prefixes are kept at most, how far below the best, and how improbable a letter may be in its
 # frame to be tried (natural logarithms); chosen on dev, see docs/experiments.md.
 BEAMS = 16
-BELOW_BEST = 10.0
+BELOW_BEST = 8.0
 UNLIKELY = -5.0
 # A frame where the blank is so probable says nothing but that no letter goes on.
 BLANK = -1e-3

@@ -98,8 +98,8 @@ class Contest:
     ) -> None:
         self.clips = clips
         self.audio_seconds = sum(clip.seconds for clip in clips)
-        self.contents = [as_wav(clip.samples) for clip in clips]
         self.recognizer = Recognizer.load(checkpoint, device="cpu")
+        self.rng = random.Random(0)  # of the recognizer's files
         self.clients = {name: Client(server) for name, server in servers.items()}
         self.batches = self._ready_batches()
 
@@ -143,8 +143,9 @@ class Contest:
 
     def from_files(self) -> Turn:
         """Files in, texts out, in this process."""
+        contents = recordings(self.clips, self.rng)
         started = time.perf_counter()
-        waveforms = [load_audio(content) for content in self.contents]
+        waveforms = [load_audio(content) for content in contents]
         found = self.recognizer.transcribe(waveforms, OPTIONS)
         return Turn(time.perf_counter() - started, [t.text for t in found.transcripts])
 
@@ -155,7 +156,8 @@ class Contest:
             capacity: requests of these clips that the server answers in a second.
         """
         content = clip_of_ten_seconds([clip.samples for clip in self.clips])
-        return self.clients[STENO].probe(content, self.contents, capacity / 2, probes)
+        others = recordings(self.clips, self.rng)
+        return self.clients[STENO].probe(content, others, capacity / 2, probes)
 
     @torch.inference_mode()
     def _ready_batches(self) -> list[Ready]:

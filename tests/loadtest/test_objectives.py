@@ -67,6 +67,26 @@ def test_refusals_and_failures_are_counted_apart_and_their_times_not_at_all() ->
     assert total(outcomes).reasons == {"why": 1}
 
 
+def test_the_slowest_refusal_counts_and_none_is_no_overload() -> None:
+    objectives = Objectives(slowest_refusal=0.5)
+
+    def check(*outcomes: Outcome) -> bool:
+        found = {c.name: c for c in judge(objectives, outcomes)}
+        return found["slowest refusal"].met
+
+    answered = outcome("command", 9.0)
+    assert check(answered, outcome("command", 0.01, "refused"), outcome("bad", 0.5, "refused"))
+    assert not check(answered, outcome("command", 0.01, "refused"), outcome("bad", 0.6, "refused"))
+    assert not check(answered)
+
+
+def test_the_objectives_of_an_overload_are_those_of_every_day_but_for_the_median() -> None:
+    overload = read_objectives(DEFAULT.with_name("overload.yaml"))
+    usual = read_objectives(DEFAULT)
+    for kind, latency in overload.latency.items():
+        assert latency == usual.latency[kind].model_copy(update={"p50": None})
+
+
 def test_no_request_at_all_is_no_success() -> None:
     assert not any(check.met for check in judge(Objectives(least_rtfx=1), []))
 
