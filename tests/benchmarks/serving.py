@@ -401,6 +401,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores")
     parser.add_argument("--workers", type=int, help="of Steno; as shipped if not given")
+    parser.add_argument("--batch", type=int, help="of Steno; as shipped if not given")
     parser.add_argument("--probes", type=int, default=PROBES, help="of a 10 s clip under load")
     parser.add_argument("--long", type=float, help="also one recording of so many seconds")
     parser.add_argument(
@@ -420,7 +421,7 @@ def main() -> None:
     started_at = datetime.now(UTC)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="serving-")))
-        store = Setting(workers=args.workers).build(args.checkpoint, folder)
+        store = Setting(workers=args.workers, batch=args.batch).build(args.checkpoint, folder)
         build_official(args.checkpoint, folder)
         servers = {
             STENO: stack.enter_context(TorchServe(store)),

@@ -39,8 +39,9 @@ def settings(cores: int) -> list[Setting]:
     """The shipped ones, then those with one difference."""
     return [
         Setting(),
+        Setting(workers=cores),
+        Setting(workers=cores, batch=4),
         Setting(workers=cores, threads=1),
-        Setting(workers=cores, threads=cores),
         Setting(threads=1),
         *(Setting(batch=n) for n in (1, 4, 16)),
         *(Setting(delay=n) for n in (10, 100)),
@@ -118,7 +119,9 @@ def main() -> None:
     lines = [head, "|---" * (7 + 2 * len(CALLERS)) + "|"]
     for setting in settings(cores):
         workers = setting.workers or shipped["minWorkers"]
-        threads = setting.threads or cores // workers
+        threads = str(setting.threads or cores)
+        if workers > 1 and not setting.threads:  # while others are at work, and alone
+            threads = f"{cores // workers}–{cores}"
         values = [
             (f"{workers} × {threads}", setting.workers or setting.threads),
             (setting.batch or shipped["batchSize"], setting.batch),
