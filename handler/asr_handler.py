@@ -41,8 +41,6 @@ class AsrHandler:
         share = config.cpu_threads or threads_for_worker(workers_of(context.model_yaml_config))
         most = config.cpu_threads or threads_for_worker(1)
         bound_kernel_caches()
-        # Before the first operation: torch would take all cores for each worker.
-        torch.set_num_threads(most)
         torch.set_num_interop_threads(1)
 
         properties = context.system_properties
@@ -51,6 +49,9 @@ class AsrHandler:
             device = f"cuda:{properties['gpu_id']}"
         elif device == "auto":  # TorchServe gives no GPU, even if there is one
             device = "cpu"
+        # Before the first operation: torch would take all cores for each worker. On a CPU the
+        # recognizer takes what it may; to begin with most of it spares one caller a change each time.
+        torch.set_num_threads(most if device == "cpu" else share)
         archive = Path(properties["model_dir"])
         recognizer = Recognizer.load(
             archive / config.checkpoint,
@@ -60,7 +61,7 @@ class AsrHandler:
             threads=lambda: share if self._colleagues.are_at_work() else most,
         )
         transcriber = BatchTranscriber(recognizer, config, share)
-        with self._colleagues:
+        with self._colleagues.joined():
             transcriber.warm_up(config.warmup_seconds)
         keep_parts_as_sent()
         self._transcriber = transcriber
@@ -68,7 +69,7 @@ class AsrHandler:
 
     def handle(self, data: list[list[Part]], context: Any) -> list[str]:
         """Answer one batch."""
-        with busy(), self._colleagues:
+        with busy(), self._colleagues.joined():
             return self._handle(data, context)
 
     def _handle(self, data: list[list[Part]], context: Any) -> list[str]:

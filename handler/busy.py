@@ -10,8 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 NAME = "steno-busy.lock"
 COLLEAGUES_NAME = "steno-colleagues.lock"
@@ -36,7 +34,7 @@ def is_busy(folder: Path) -> bool:
 
 
 class Colleagues:
-    """The server's other workers, for one that is at work itself as long as this context lasts.
+    """The server's other workers, for one that is at work itself.
 
     Each holds a shared lock on a second file, and is alone if it can get an exclusive one. A failed
     attempt gives the shared one up for a moment, in which another may take itself to be alone: no harm
@@ -46,20 +44,17 @@ class Colleagues:
     def __init__(self, folder: Path | None = None) -> None:
         self._file = ((folder or Path(tempfile.gettempdir())) / COLLEAGUES_NAME).open("ab")
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Be at work oneself."""
         fcntl.flock(self._file, fcntl.LOCK_SH)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def are_at_work(self) -> bool:
-        """Tell whether another worker is at work now; takes microseconds."""
+        """Tell whether another worker is at work now, having joined; takes microseconds."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -10,14 +10,14 @@ from training.package import ROOT
 
 def test_a_worker_sees_others_only_while_they_work(tmp_path: Path) -> None:
     one, other, third = (Colleagues(tmp_path) for _ in range(3))
-    with one:
+    with one.joined():
         assert not one.are_at_work()
-        with other, third:
+        with other.joined(), third.joined():
             # Asking takes no one's own place away.
             for _ in range(3):
                 assert one.are_at_work() and other.are_at_work() and third.are_at_work()
         assert not one.are_at_work()
-    with other:
+    with other.joined():
         assert not other.are_at_work()
     assert not is_busy(tmp_path)
 
@@ -25,13 +25,14 @@ def test_a_worker_sees_others_only_while_they_work(tmp_path: Path) -> None:
 def test_a_killed_worker_is_not_at_work(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib; from handler.busy import Colleagues\n"
-        "with Colleagues(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(600)"
+        "with Colleagues(pathlib.Path(sys.argv[1])).joined(): print('in', flush=True); time.sleep(600)"
     )
     worker = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
     )
     assert worker.stdout is not None and worker.stdout.readline() == b"in\n"
-    with Colleagues(tmp_path) as own:
+    own = Colleagues(tmp_path)
+    with own.joined():
         assert own.are_at_work()
         worker.kill()
         worker.wait()
