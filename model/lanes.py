@@ -1,7 +1,7 @@
 """Work on a CPU's threads, of which there may be more or fewer from one moment to the next."""
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event, local
 from typing import Any, TypeVar
@@ -44,7 +44,6 @@ class Lanes:
 
     def __init__(self, threads: Callable[[], int], steps: Iterable[nn.Module] = ()) -> None:
         self._threads = threads
-        self._second = ThreadPoolExecutor(1, "lane")
         self._here = _Here()
         for module in steps:
             module.register_forward_pre_hook(self._before_step)
@@ -76,6 +75,10 @@ class Lanes:
 
         before = torch.get_num_threads()
         self._here.call = call
+        # Its thread ends with this call. One that has computed in parallel keeps helpers of its own, and
+        # with more threads than processors OpenMP's idle ones sleep at once instead of waiting busily:
+        # a lone clip took a sixth longer ever after (docs/experiments.md).
+        second_lane = ThreadPoolExecutor(1, "lane")
         second: Future[None] | None = None
         try:
             for index, group in left:
@@ -84,7 +87,7 @@ class Lanes:
                     second = None
                 if second is None and len(groups) > 1 and self.count == LANES:
                     call.at_work = LANES
-                    second = self._second.submit(take_groups)
+                    second = second_lane.submit(take_groups)
                 self._take_threads(call)
                 results[index] = work(group)
             call.first_ended.set()
@@ -97,8 +100,7 @@ class Lanes:
             for _ in left:
                 pass
             call.first_ended.set()
-            if second is not None:
-                wait([second])
+            second_lane.shutdown()
             self._here.call = None
             _use(before)
             # An error holds this frame, and with it what these hold.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,21 @@ def test_a_second_lane_reads_while_there_are_threads_for_it(
     recognizer.transcribe([sound(1, 0)], FAST)
     assert had[1:] == [(1, 1)]
     assert torch.get_num_threads() == 2  # the caller's own
+
+
+def test_no_thread_of_a_second_lane_stays(threads):
+    def lane_threads():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+
+    both = Barrier(2, timeout=10)  # so the second lane has a group for certain
+
+    def work(group):
+        both.wait()
+        return [thread.name for thread in lane_threads()]
+
+    found = Lanes(lambda: 2).map(work, ["first", "second"])
+    assert len(found[0]) == 1  # it was there meanwhile
+    assert lane_threads() == []
 
 
 def test_the_second_lane_pauses_in_its_work_while_threads_are_needed_elsewhere(threads):
