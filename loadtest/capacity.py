@@ -110,7 +110,7 @@ class Trial:
         audio_hours: answered.
         mean_replicas: that were paid for.
         most_replicas: at once.
-        busy: share of the pods' time in which their workers worked.
+        busy: share of their time in which the workers worked.
     """
 
     met: bool
@@ -133,7 +133,7 @@ def evaluate(found: Simulated, plan: Plan, duration: float, skip: float = 0.0) -
         audio_hours=sum(o.audio_seconds for o in found.outcomes if o.fate == "answered") / HOUR,
         mean_replicas=found.pod_seconds / duration,
         most_replicas=max(count for _, count in found.replicas),
-        busy=found.busy_seconds / found.pod_seconds,
+        busy=found.busy_seconds / (found.pod_seconds * plan.pods.workers),
     )
 
 
@@ -155,7 +155,8 @@ def most_rate(plan: Plan, service: ServiceTime, replicas: int, seed: int) -> tup
     size = plan.pods.batch_size
     batches = [sample[i : i + size] for i in range(0, len(sample) - size, size)]
     seconds = sum(service.seconds(batch) for batch in batches)
-    high = replicas * size * len(batches) / seconds
+    workers = plan.pods.workers
+    high = replicas * workers * service.speed(workers) * size * len(batches) / seconds
     hopeless = LEAST_USE * high
     low, best = 0.0, None
     rate = high / 2
@@ -235,9 +236,9 @@ def check(arguments: argparse.Namespace) -> None:
     plan = _read_plan(arguments.config)
     found = simulate(arrivals, service, plan.pods, 1, seed=arguments.seed)
     rate = len(arrivals) / (arrivals[-1].time or 1.0)
-    busy = found.busy_seconds / found.pod_seconds
+    busy = found.busy_seconds / (found.pod_seconds * plan.pods.workers)
     text = (
-        f"{len(arrivals)} arrivals, {rate:.2f} in a second; the simulated worker was busy for "
+        f"{len(arrivals)} arrivals, {rate:.2f} in a second; the simulated workers were busy for "
         f"{busy:.0%} of the time.\n\n{compare(outcomes, found.outcomes)}"
     )
     print(text)
@@ -302,9 +303,11 @@ def _service_table(service: ServiceTime) -> str:
         ["for each second of a group's longest piece", f"{1000 * service.per_longest_second:.2f} ms"],
         ["median, largest deviation of the fit",
          f"{facts['median_relative_error']:.1%}, {facts['largest_relative_error']:.0%}"],
+        *([f"speed of each of {count} workers at work", f"{speed:.2f}"]
+          for count, speed in enumerate(service.speeds[1:], 2)),
     ]  # fmt: skip
     return (
-        f"{_table(['', 'time of the worker'], rows)}\n\nMeasured on {facts['date']} with "
+        f"{_table(['', 'time of a lone worker'], rows)}\n\nMeasured on {facts['date']} with "
         f"`{facts['command']}` on {facts['machine']}; {facts['batches']} batches."
     )
 

@@ -1,4 +1,4 @@
-"""How long the worker takes for a batch: a model with four costs, and its measured values."""
+"""How long a worker takes for a batch: a model with four costs, and its measured values."""
 
 import math
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def shape_of(
 
 
 class ServiceTime(BaseModel):
-    """Seconds for a batch; the costs are fitted to measurements.
+    """Seconds for a batch of a worker that is alone; the costs are fitted to measurements.
 
     Attributes:
         per_batch: whatever is in the batch.
@@ -55,6 +55,8 @@ class ServiceTime(BaseModel):
         per_longest_second: of the longest piece of each group.
         spread: standard deviation of the logarithm of measured over fitted.
         piece_seconds, max_batch_seconds: the recognizer's limits, see `shape_of`.
+        speeds: of each of 1, 2, … workers that are at work at once on the same processors, to that of
+            one alone.
         measured: on what, when, by which command; for people.
     """
 
@@ -67,6 +69,7 @@ class ServiceTime(BaseModel):
     spread: NonNegativeFloat
     piece_seconds: PositiveFloat
     max_batch_seconds: PositiveFloat
+    speeds: tuple[PositiveFloat, ...] = (1.0,)
     measured: dict[str, str | int | float] = {}
 
     @classmethod
@@ -114,6 +117,14 @@ class ServiceTime(BaseModel):
             + self.per_padded_second * padded
             + self.per_longest_second * longest
         )
+
+    def speed(self, workers: int) -> float:
+        """How fast each of so many workers at work is, to one alone.
+
+        More than were measured share what the most had together.
+        """
+        known = min(workers, len(self.speeds))
+        return self.speeds[known - 1] * known / workers
 
 
 def read_service_time(path: Path = DEFAULT) -> ServiceTime:

@@ -1,7 +1,6 @@
-"""Pods of TorchServe with a queue, a worker that batches, and an autoscaler: as discrete events.
+"""Pods of TorchServe with a queue, workers that batch, and an autoscaler: as discrete events.
 
-Left out are networks, gateways, nodes that fail, and the time between worker and caller. One pod has
-one worker, as the shipped configuration has it.
+Left out are networks, gateways, nodes that fail, and the time between worker and caller.
 """
 
 import math
@@ -30,12 +29,14 @@ class _Checked(BaseModel):
 
 
 class Pods(_Checked):
-    """What every pod is like; the defaults are those of handler/model-config.yaml."""
+    """What every pod is like; the defaults are those of helm/steno/values/cpu-dev.yaml."""
 
-    batch_size: PositiveInt = 8
+    workers: PositiveInt = 2
+    """They share the queue and the pod's processors."""
+    batch_size: PositiveInt = 4
     max_batch_delay: NonNegativeFloat = 0.001
     """Seconds, from the first request of a batch."""
-    queue_size: PositiveInt = 64
+    queue_size: PositiveInt = 12
     """Requests that wait; the next one is refused."""
     start_seconds: NonNegativeFloat = 90.0
     """From the decision to add a pod to its first request: node, image, model, warm-up."""
@@ -78,7 +79,7 @@ class Simulated:
         outcomes: as a load test has them; `due` counts from the start.
         replicas: (time, pods that are paid for), at each change.
         pod_seconds: paid for.
-        busy_seconds: of the workers.
+        busy_seconds: of all workers.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -135,7 +136,7 @@ def simulate(
 
 
 class _Pod:
-    """One queue and one worker."""
+    """One queue and its workers."""
 
     def __init__(self, cluster: "_Cluster") -> None:
         self.cluster = cluster
@@ -144,7 +145,10 @@ class _Pod:
         self.leaving = False
         self.born = cluster.env.now
         self._arrived = cluster.env.event()
-        cluster.env.process(self._work())
+        self._at_work = 0
+        self._at_work_changed = cluster.env.event()
+        workers = [cluster.env.process(self._work()) for _ in range(cluster.pods.workers)]
+        cluster.env.process(self._end(workers))
 
     @property
     def load(self) -> int:
@@ -159,36 +163,58 @@ class _Pod:
         return True
 
     def wake(self) -> None:
-        if not self._arrived.triggered:
-            self._arrived.succeed()
+        """Let the workers look at the queue, or leave."""
+        self._arrived.succeed()
+        self._arrived = self.cluster.env.event()
 
     def _work(self) -> Process:
         env, settings = self.cluster.env, self.cluster.pods
         while True:
             if not self.queue:
                 if self.leaving:
-                    self.cluster.gone(self)
                     return
-                self._arrived = env.event()
                 yield self._arrived
                 continue
-            batch = [self.queue.popleft()]
-            self.serving = 1
+            batch = [self._take()]
             latest = env.now + settings.max_batch_delay
             while len(batch) < settings.batch_size:
                 if not self.queue:
                     if env.now >= latest:
                         break
-                    self._arrived = env.event()
                     yield self._arrived | env.timeout(latest - env.now)
                     if not self.queue:
                         break
-                batch.append(self.queue.popleft())
-                self.serving = len(batch)
-            seconds = self.cluster.service_seconds(batch)
-            yield env.timeout(seconds)
-            self.cluster.answered(batch, seconds)
-            self.serving = 0
+                batch.append(self._take())
+            begun = env.now
+            yield from self._serve(self.cluster.service_seconds(batch))
+            self.cluster.answered(batch, env.now - begun)
+            self.serving -= len(batch)
+
+    def _take(self) -> Arrival:
+        self.serving += 1
+        return self.queue.popleft()
+
+    def _serve(self, seconds: float) -> Process:
+        """What takes a lone worker so many seconds, and longer while others are at work."""
+        env = self.cluster.env
+        self._change_at_work(+1)
+        while True:
+            begun, speed = env.now, self.cluster.service.speed(self._at_work)
+            done = env.timeout(seconds / speed)
+            yield done | self._at_work_changed
+            if done.processed:
+                break
+            seconds = max(seconds - (env.now - begun) * speed, 0.0)
+        self._change_at_work(-1)
+
+    def _change_at_work(self, by: int) -> None:
+        self._at_work += by
+        self._at_work_changed.succeed()
+        self._at_work_changed = self.cluster.env.event()
+
+    def _end(self, workers: Sequence[simpy.Process]) -> Process:
+        yield simpy.AllOf(self.cluster.env, workers)
+        self.cluster.gone(self)
 
 
 class _Cluster:
@@ -280,7 +306,7 @@ class _Cluster:
         return self.found
 
     def _wanted(self, waiting: float, current: int, settings: Autoscaling) -> int:
-        ratio = waiting / (settings.queue_per_worker * current)
+        ratio = waiting / (settings.queue_per_worker * current * self.pods.workers)
         wanted = current if abs(ratio - 1) <= TOLERANCE else math.ceil(ratio * current)
         return min(max(wanted, settings.min_replicas), settings.max_replicas)
 

@@ -1,27 +1,36 @@
-"""Seconds that the worker takes for a batch, against what is in it; capacity planning lives on it.
+"""Seconds that a worker takes for a batch, against what is in it; capacity planning lives on it.
 
-    python -m tests.benchmarks.service_times [--checkpoint DIR] [--batches 60]
+    python -m tests.benchmarks.service_times [--checkpoint DIR] [--batches 60] [--workers 2]
 
 Each batch goes through what a TorchServe worker does with it: reading the forms, decoding, recognizing,
 writing the answers; TorchServe itself is not in the times. The batches are drawn from the recordings of
-the load test, in all sizes up to the handler's.
+the load test, in all sizes up to the handler's. A worker that is alone has all threads; then as many
+processes as a pod has workers go through the same batches at once and share the threads, to tell how
+fast each is then.
 """
 
 import argparse
 import json
+import multiprocessing
 import random
+import statistics
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import torch
 
 from handler.batch import BatchTranscriber, Item
 from handler.config import HandlerConfig
+from handler.kernels import bound_kernel_caches
 from handler.transport import Part
 from loadtest.recordings import Kind, Recording, make_recordings
 from loadtest.service_time import DEFAULT, ServiceTime
+from loadtest.simulation import Pods
 from model.recognizer import Recognizer
 from training.files import write_text
 from training.machine import Machine
@@ -63,6 +72,74 @@ def items_of(batch: list[Recording]) -> list[Item]:
     ]
 
 
+def load(checkpoint: Path) -> Recognizer:
+    """The recognizer as the handler has it; before anything is computed in this process."""
+    bound_kernel_caches()
+    max_batch_seconds = HandlerConfig().max_batch_seconds
+    return Recognizer.load(checkpoint, device="cpu", max_batch_seconds=max_batch_seconds)
+
+
+def make_worker(recognizer: Recognizer, threads: int) -> BatchTranscriber:
+    """A warm worker with so many threads."""
+    torch.set_num_threads(threads)
+    config = HandlerConfig()
+    worker = BatchTranscriber(recognizer, config, threads)
+    worker.warm_up(config.warmup_seconds)
+    return worker
+
+
+def keep_busy(checkpoint: Path, threads: int, batches: list[list[Recording]], ready: Event) -> None:
+    """Another worker, who answers batches until its process is ended."""
+    worker = make_worker(load(checkpoint), threads)
+    ready.set()
+    while True:
+        for batch in batches:
+            worker.answer(items_of(batch))
+
+
+def measure(worker: BatchTranscriber, batches: list[list[Recording]], rounds: int) -> list[float]:
+    """Seconds for each batch: its least. All are answered before one comes again, as for a server."""
+    taken: list[list[float]] = [[] for _ in batches]
+    for _ in range(rounds):
+        for batch, own in zip(batches, taken, strict=True):
+            items = items_of(batch)
+            started = time.perf_counter()
+            worker.answer(items)
+            own.append(time.perf_counter() - started)
+    return [min(own) for own in taken]
+
+
+def speeds_together(
+    args: argparse.Namespace,
+    recognizer: Recognizer,
+    batches: list[list[Recording]],
+    alone: Sequence[float],
+) -> list[float]:
+    """Speed of each of 2, 3, … workers that are at work at once, to that of a lone one."""
+    spawning = multiprocessing.get_context("spawn")
+    speeds = []
+    for count in range(2, args.workers + 1):
+        share = max(1, args.threads // count)
+        with ExitStack() as stack:
+            for number in range(1, count):
+                ready = spawning.Event()
+                # Each has the batches in an order of its own.
+                order = random.Random(number).sample(batches, len(batches))
+                other = spawning.Process(
+                    target=keep_busy, args=(args.checkpoint, share, order, ready), daemon=True
+                )
+                other.start()
+                stack.callback(other.join)
+                stack.callback(other.terminate)
+                while not ready.wait(1):
+                    if not other.is_alive():
+                        raise RuntimeError(f"worker {number} ended with {other.exitcode}")
+            found = measure(make_worker(recognizer, share), batches, args.rounds)
+        ratios = [own / now for own, now in zip(alone, found, strict=True)]
+        speeds.append(statistics.median(ratios))
+    return speeds
+
+
 def main() -> None:
     """Measure, fit, write the model of the service time, and say how well it fits."""
     parser = argparse.ArgumentParser(
@@ -71,37 +148,34 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=Path, default=Path("model/shipped"))
     parser.add_argument("--batches", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=2, help="of each batch; the faster counts")
+    parser.add_argument("--rounds", type=int, default=2, help="a batch's least time counts")
+    parser.add_argument("--workers", type=int, default=Pods().workers, help="at once, at most")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=DEFAULT)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    recognizer = Recognizer.load(args.checkpoint)
-    config = HandlerConfig()
-    worker = BatchTranscriber(recognizer, config, args.threads)
-    worker.warm_up(config.warmup_seconds)
-    measured = []
-    for batch in draw(args.batches, args.seed):
-        items = items_of(batch)
-        taken = []
-        for _ in range(args.repeats):
-            started = time.perf_counter()
-            worker.answer(items)
-            taken.append(time.perf_counter() - started)
-        measured.append(([recording.seconds for recording in batch], min(taken)))
+    batches = draw(args.batches, args.seed)
+    recognizer = load(args.checkpoint)
+    taken = measure(make_worker(recognizer, args.threads), batches, args.rounds)
+    machine = str(Machine.here(recognizer.device))
+    measured = [
+        ([recording.seconds for recording in batch], seconds)
+        for batch, seconds in zip(batches, taken, strict=True)
+    ]
     model = ServiceTime.fit(measured, recognizer.max_piece_seconds, recognizer.max_batch_seconds)
+    others = speeds_together(args, recognizer, batches, taken)
     errors = sorted(abs(model.seconds(lengths) / seconds - 1) for lengths, seconds in measured)
     model = model.model_copy(
         update={
+            "speeds": (1.0, *others),
             "measured": {
                 "command": "python -m tests.benchmarks.service_times " + " ".join(sys.argv[1:]),
                 "date": datetime.now(UTC).date().isoformat(),
-                "machine": str(Machine.here(recognizer.device)),
+                "machine": machine,
                 "batches": len(measured),
                 "median_relative_error": round(errors[len(errors) // 2], 4),
                 "largest_relative_error": round(errors[-1], 4),
-            }
+            },
         }
     )
     content = json.dumps(model.model_dump(), indent=2)

@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ from model.segmentation import Span
 from tests.benchmarks.accuracy import QUIET_LOAD, Bench, Clip, read_clips
 from tests.benchmarks.accuracy_results import SHORT_SECONDS, Spread
 from tests.benchmarks.accuracy_systems import System, all_systems
-from tests.benchmarks.serving_client import Client, wait_for_all_workers
+from tests.benchmarks.serving_client import Calls, Client, in_turn, wait_for_all_workers
 from tests.benchmarks.setting import Setting
 from training.documents import fill
 from training.files import atomic_writer, write_text
@@ -50,8 +50,8 @@ from training.machine import Machine
 from training.package import ENTRY_POINT, ROOT, build_package
 from training.scoring import Pair, score
 
-CALLERS = (1, 16)
-PASSES = {1: 1, 16: 3}  # over all files; see `Client.closed_loop`
+MANY = 16  # callers
+PASSES = 3  # of many callers over all files; see `Client.closed_loop`
 TAIL_SECONDS = 1.0  # see `recordings`
 PROBE_SECONDS = 10.0
 PROBES = 20
@@ -99,32 +99,19 @@ class Contest:
         self.clips = clips
         self.audio_seconds = sum(clip.seconds for clip in clips)
         self.recognizer = Recognizer.load(checkpoint, device="cpu")
-        self.rng = random.Random(0)  # of the recognizer's files
+        self.rng = random.Random(0)
         self.clients = {name: Client(server) for name, server in servers.items()}
         self.batches = self._ready_batches()
 
-    def turns(self) -> dict[str, Callable[[], Turn]]:
-        """The contenders but for the peers, by name."""
-
-        def calling(name: str, callers: int) -> Callable[[], Turn]:
-            rng = random.Random(callers)  # the same files for each server
-
-            def turn() -> Turn:
-                passes = [recordings(self.clips, rng) for _ in range(PASSES[callers])]
-                calls = self.clients[name].closed_loop(passes, callers)
-                return Turn(calls.seconds, calls.texts, calls.latency)
-
-            return turn
-
-        return {
-            NETWORK: self.network,
-            RECOGNIZER: self.from_files,
-            **{
-                callers_name(name, callers): calling(name, callers)
-                for callers in CALLERS
-                for name in self.clients
-            },
-        }
+    def turns(self) -> Iterator[dict[str, Turn]]:
+        """One round of the contenders but for the peers; those with one caller have theirs together."""
+        yield {NETWORK: self.network()}
+        yield {RECOGNIZER: self.from_files()}
+        alone = in_turn(self.clients, recordings(self.clips, self.rng), self.rng)
+        yield {callers_name(name, 1): _turn(calls) for name, calls in alone.items()}
+        passes = [recordings(self.clips, self.rng) for _ in range(PASSES)]
+        for name, client in self.clients.items():
+            yield {callers_name(name, MANY): _turn(client.closed_loop(passes, MANY))}
 
     def network(self) -> Turn:
         """Encoder and search alone."""
@@ -170,6 +157,10 @@ class Contest:
         ]
         groups = [[pieces[i] for i in group] for group in recognizer._groups(pieces)]
         return [(group, list(recognizer._features(group))) for group in groups]
+
+
+def _turn(calls: Calls) -> Turn:
+    return Turn(calls.seconds, calls.texts, calls.latency)
 
 
 def as_wav(samples: Tensor) -> bytes:
@@ -262,7 +253,7 @@ def goals(rows: Sequence[Row], short: dict[str, Spread], alone: float, loaded: f
     def ratio(one: str, other: str) -> float:
         return found[one].rtfx.median / found[other].rtfx.median
 
-    many = {name: found[callers_name(name, CALLERS[-1])] for name in (STENO, OFFICIAL)}
+    many = {name: found[callers_name(name, MANY)] for name in (STENO, OFFICIAL)}
     latency = [row.p95.median for row in many.values() if row.p95]
     wanted: list[tuple[str, float, str, bool]] = [
         ("TorchServe with Steno, 16 callers, to the recognizer",
@@ -318,13 +309,11 @@ def measure(
     p95: defaultdict[str, list[float]] = defaultdict(list)
     short: defaultdict[str, list[float]] = defaultdict(list)
     wer: dict[str, float] = {}
-    turns = contest.turns()
-    for turn in turns.values():  # the first turn of each warms it up
-        turn()
+    for _ in contest.turns():  # the first round warms everything up
+        pass
     few = [clip for clip in contest.clips if clip.seconds < SHORT_SECONDS]
     for _ in range(rounds):
-        for name, turn in turns.items():
-            found = turn()
+        for name, found in (item for turn in contest.turns() for item in turn.items()):
             rtfx[name].append(contest.audio_seconds / found.seconds)
             if found.latency:
                 p95[name].append(float(np.quantile(found.latency, 0.95)))
@@ -434,7 +423,7 @@ def main() -> None:
             bench = Bench(clips, len(clips), args.peers_python, folder)
         rows, short = measure(contest, bench, peers, args.rounds, args.threads)
         found = {row.name: row for row in rows}
-        capacity = found[callers_name(STENO, CALLERS[-1])].rtfx.median * len(clips)
+        capacity = found[callers_name(STENO, MANY)].rtfx.median * len(clips)
         alone, loaded = contest.probe(capacity / contest.audio_seconds, args.probes)
         texts = {
             "serving": table(rows, found[NETWORK].rtfx.median),

@@ -4,7 +4,7 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -103,6 +103,23 @@ class Client:
                 time.sleep(max(0.0, due - time.perf_counter()))
                 sent.append(pool.submit(send, content, due))
             return [future.result() for future in sent]
+
+
+def in_turn(
+    clients: Mapping[str, Client], contents: Sequence[bytes], rng: random.Random
+) -> dict[str, Calls]:
+    """One caller who sends each file to each server before the next.
+
+    What slows the machine for seconds slows all of them. The order of the servers is drawn each time.
+    """
+    found: dict[str, list[tuple[str, float]]] = {name: [] for name in clients}
+    for content in contents:
+        for name in rng.sample(list(clients), len(clients)):
+            found[name].append(clients[name].call(content))
+    return {
+        name: Calls([text for text, _ in own], [s for _, s in own], sum(s for _, s in own))
+        for name, own in found.items()
+    }
 
 
 def wait_for_all_workers(server: TorchServe) -> int:

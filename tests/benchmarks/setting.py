@@ -17,14 +17,12 @@ class Setting:
         workers: of the model, each with `threads` threads.
         batch: most requests recognized together.
         delay: milliseconds that the first of them waits for others.
-        seconds: most padded audio in a group.
     """
 
     workers: int | None = None
     threads: int | None = None
     batch: int | None = None
     delay: int | None = None
-    seconds: int | None = None
 
     def config(self) -> dict[str, Any]:
         """TorchServe's settings for the model."""
@@ -37,8 +35,8 @@ class Setting:
             "maxBatchDelay": self.delay,
         }
         values |= {key: value for key, value in changes.items() if value is not None}
-        inner = {"cpu_threads": self.threads, "max_batch_seconds": self.seconds}
-        values["handler"] |= {key: value for key, value in inner.items() if value is not None}
+        if self.threads:
+            values["handler"]["cpu_threads"] = self.threads
         return values
 
     def build(self, checkpoint: Path, folder: Path) -> Path:

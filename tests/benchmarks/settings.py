@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.settings --manifest test.jsonl [--limit 48] [--rounds 2]
 
-One thing differs from the shipped settings at a time. Each server runs alone, on the same cores.
+One thing differs from the shipped settings at a time. A server with those is up all the time, and has
+each turn beside the other: this machine's speed may change within a minute.
 """
 
 import argparse
@@ -11,10 +12,12 @@ import random
 import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,21 +25,21 @@ import torch
 from handler.server import TorchServe
 from tests.benchmarks.accuracy import QUIET_LOAD, Clip, read_clips
 from tests.benchmarks.serving import (
-    CALLERS,
+    MANY,
     PASSES,
     PROBES,
     clip_of_ten_seconds,
     draw_evenly,
     recordings,
 )
-from tests.benchmarks.serving_client import Client, wait_for_all_workers
+from tests.benchmarks.serving_client import Calls, Client, in_turn, wait_for_all_workers
 from tests.benchmarks.setting import Setting
 from training.documents import fill
 from training.machine import Machine
 
 
 def settings(cores: int) -> list[Setting]:
-    """The shipped ones, then those with one difference."""
+    """The shipped ones, then those with one difference, and batches of 4 for a worker a core."""
     return [
         Setting(),
         Setting(workers=cores),
@@ -45,7 +48,6 @@ def settings(cores: int) -> list[Setting]:
         Setting(threads=1),
         *(Setting(batch=n) for n in (1, 4, 16)),
         *(Setting(delay=n) for n in (10, 100)),
-        *(Setting(seconds=n) for n in (60, 120)),
     ]
 
 
@@ -54,43 +56,71 @@ class Found:
     """What one setting gave.
 
     Attributes:
-        callers: for each number of them: seconds for all files, and the 95th percentile of a request's.
+        seconds: for all files, by number of callers.
+        shares: of the shipped settings' speed, by number of callers, in each round.
+        p95: seconds of a request, the 95th percentile, by number of callers.
         alone: seconds of a clip of 10 s when nobody else calls, the median.
         loaded: the same at half of the capacity, the 95th percentile.
     """
 
-    callers: dict[int, tuple[float, float]]
+    seconds: dict[int, float]
+    shares: dict[int, list[float]]
+    p95: dict[int, float]
     alone: float
     loaded: float
 
 
-def measure(setting: Setting, checkpoint: Path, clips: Sequence[Clip], rounds: int) -> Found:
-    """Serve with a setting, and call: alone, many at once, and at random times."""
+@contextmanager
+def serving(setting: Setting, checkpoint: Path, clips: Sequence[Clip]) -> Iterator[Client]:
+    """A warm server with a setting."""
     with (
         TemporaryDirectory(prefix="settings-") as name,
         TorchServe(setting.build(checkpoint, Path(name))) as server,
     ):
         wait_for_all_workers(server)
         client = Client(server)
-        rng = random.Random(0)  # the same files for each setting
-        client.closed_loop([recordings(clips, rng)], CALLERS[-1])  # warm
-        found = {}
-        for callers in CALLERS:
-            calls = [
-                client.closed_loop(
-                    [recordings(clips, rng) for _ in range(PASSES[callers])], callers
-                )
-                for _ in range(rounds)
-            ]
-            found[callers] = (
-                statistics.median(call.seconds for call in calls),
-                statistics.median(float(np.quantile(call.latency, 0.95)) for call in calls),
-            )
-        capacity = len(clips) / found[CALLERS[-1]][0]
-        ten = clip_of_ten_seconds([clip.samples for clip in clips])
-        others = recordings(clips, rng)
-        alone, loaded = client.probe(ten, others, capacity / 2, PROBES * rounds)
-    return Found(found, statistics.median(alone), float(np.quantile(loaded, 0.95)))
+        client.closed_loop([recordings(clips, random.Random(0))], MANY)
+        yield client
+
+
+def measure(client: Client, shipped: Client, clips: Sequence[Clip], rounds: int) -> Found:
+    """Call alone, many at once, and at random times; the first two by turns with the shipped ones."""
+    rng = random.Random(1)  # the same files for each setting
+    both = {"": client, "shipped": shipped}
+    found: dict[int, list[dict[str, Calls]]] = {1: [], MANY: []}
+    for _ in range(rounds):
+        found[1].append(in_turn(both, recordings(clips, rng), rng))
+        passes = [recordings(clips, rng) for _ in range(PASSES)]
+        order = rng.sample(list(both), len(both))
+        found[MANY].append({name: both[name].closed_loop(passes, MANY) for name in order})
+    seconds = {n: statistics.median(turn[""].seconds for turn in own) for n, own in found.items()}
+    ten = clip_of_ten_seconds([clip.samples for clip in clips])
+    others = recordings(clips, rng)
+    alone, loaded = client.probe(ten, others, len(clips) / seconds[MANY] / 2, PROBES)
+    return Found(
+        seconds,
+        {n: [t["shipped"].seconds / t[""].seconds for t in own] for n, own in found.items()},
+        {
+            n: float(np.quantile([s for t in own for s in t[""].latency], 0.95))
+            for n, own in found.items()
+        },
+        statistics.median(alone),
+        float(np.quantile(loaded, 0.95)),
+    )
+
+
+def differences(setting: Setting, shipped: Mapping[str, Any], cores: int) -> list[str]:
+    """The first cells of a setting's row; what differs from the shipped settings is bold."""
+    workers = setting.workers or shipped["minWorkers"]
+    threads = str(setting.threads or cores)
+    if workers > 1 and not setting.threads:  # while others are at work, and alone
+        threads = f"{cores // workers}–{cores}"
+    values = [
+        (f"{workers} × {threads}", setting.workers or setting.threads),
+        (setting.batch or shipped["batchSize"], setting.batch),
+        (setting.delay or shipped["maxBatchDelay"], setting.delay),
+    ]
+    return [f"**{value}**" if differs else f"{value}" for value, differs in values]
 
 
 def main() -> None:
@@ -109,32 +139,31 @@ def main() -> None:
         print(f"Beware: the machine is busy (load {load:.1f}).", file=sys.stderr)
     clips = draw_evenly(read_clips(args.manifest, None), args.limit)
     audio = sum(clip.seconds for clip in clips)
-    shipped = Setting().config()
+    values = Setting().config()
     cores = len(os.sched_getaffinity(0))
-    head = "| workers × threads | batch | delay, ms | padded seconds |"
-    head += "".join(f" RTFx, {n} callers | p95, s |" for n in CALLERS).replace(
-        "1 callers", "1 caller"
-    )
-    head += " 10 s clip alone, s | p95 at half load, s | ratio |"
-    lines = [head, "|---" * (7 + 2 * len(CALLERS)) + "|"]
-    for setting in settings(cores):
-        workers = setting.workers or shipped["minWorkers"]
-        threads = str(setting.threads or cores)
-        if workers > 1 and not setting.threads:  # while others are at work, and alone
-            threads = f"{cores // workers}–{cores}"
-        values = [
-            (f"{workers} × {threads}", setting.workers or setting.threads),
-            (setting.batch or shipped["batchSize"], setting.batch),
-            (setting.delay or shipped["maxBatchDelay"], setting.delay),
-            (setting.seconds or shipped["handler"]["max_batch_seconds"], setting.seconds),
-        ]
-        cells = [f"**{value}**" if differs else f"{value}" for value, differs in values]
-        found = measure(setting, args.checkpoint, clips, args.rounds)
-        for seconds, p95 in found.callers.values():
-            cells += [f"{audio / seconds:.1f}", f"{p95:.2f}"]
-        cells += [f"{found.alone:.2f}", f"{found.loaded:.2f}", f"{found.loaded / found.alone:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
+    lines = [
+        "| workers × threads | batch | delay, ms | RTFx, 1 caller | of the first row's | p95, s"
+        f" | RTFx, {MANY} callers | of the first row's | p95, s"
+        " | 10 s clip alone, s | p95 at half load, s | ratio |",
+        "|---" * 12 + "|",
+    ]
+    with serving(Setting(), args.checkpoint, clips) as shipped:
+        for setting in settings(cores):
+            cells = differences(setting, values, cores)
+            with serving(setting, args.checkpoint, clips) as client:
+                found = measure(client, shipped, clips, args.rounds)
+            for callers, seconds in found.seconds.items():
+                cells.append(f"{audio / seconds:.1f}")
+                shares = found.shares[callers]
+                cells.append(
+                    f"{statistics.median(shares):.2f} ({min(shares):.2f}–{max(shares):.2f})"
+                )
+                cells.append(f"{found.p95[callers]:.2f}")
+            cells.append(f"{found.alone:.2f}")
+            cells.append(f"{found.loaded:.2f}")
+            cells.append(f"{found.loaded / found.alone:.1f}")
+            lines.append(f"| {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
     conditions = (
         f"{len(clips)} clips, {audio / 60:.1f} minutes, medians of {args.rounds} rounds, by"
         f" `python -m tests.benchmarks.settings {shlex.join(sys.argv[1:])}` on"

@@ -35,11 +35,13 @@ def test_the_shipped_config_is_the_plan_that_the_class_describes() -> None:
 
 
 def test_pods_have_the_settings_that_are_shipped() -> None:
-    shipped = yaml.safe_load(Path("handler/model-config.yaml").read_text())
+    archive = yaml.safe_load(Path("handler/model-config.yaml").read_text())
+    chart = yaml.safe_load(Path("helm/steno/values/cpu-dev.yaml").read_text())["server"]
     pods = Pods()
-    assert pods.batch_size == shipped["batchSize"]
-    assert 1000 * pods.max_batch_delay == shipped["maxBatchDelay"]
-    assert pods.queue_size == shipped["jobQueueSize"]
+    assert pods.workers == chart["workers"]
+    assert pods.batch_size == chart["batchSize"]
+    assert pods.queue_size == chart["jobQueueSize"]
+    assert 1000 * pods.max_batch_delay == archive["maxBatchDelay"]
 
 
 def test_the_highest_rate_is_met_and_a_quarter_more_is_not() -> None:

@@ -17,7 +17,7 @@ FIXED = ServiceTime(
     piece_seconds=29.5,
     max_batch_seconds=120.0,
 )
-ALONE = Pods(batch_size=1, max_batch_delay=0.0, queue_size=10_000)
+ALONE = Pods(workers=1, batch_size=1, max_batch_delay=0.0, queue_size=10_000)
 
 
 def arrivals(rate: float, seconds: float, seed: int = 0) -> list[Arrival]:
@@ -53,7 +53,7 @@ def test_one_worker_without_batches_waits_as_pollaczek_and_khinchine_say(busy: f
 
 def test_nothing_is_lost() -> None:
     sent = arrivals(200.0, 60.0)
-    small = Pods(batch_size=4, queue_size=8)
+    small = Pods(workers=1, batch_size=4, queue_size=8)
     found = simulate(sent, FIXED, small, replicas=2)
     assert len(found.outcomes) == len(sent)
     assert sorted(outcome.due for outcome in found.outcomes) == [a.time for a in sent]
@@ -67,11 +67,35 @@ def test_nothing_is_lost() -> None:
 
 
 def test_a_lone_request_pays_the_delay_and_a_full_batch_does_not() -> None:
-    pods = Pods(batch_size=2, max_batch_delay=0.5)
+    pods = Pods(workers=1, batch_size=2, max_batch_delay=0.5)
     lone = simulate([Arrival(1.0, "command", 2.0)], FIXED, pods, replicas=1)
     assert lone.outcomes[0].seconds == pytest.approx(0.5 + SERVICE)
     pair = simulate([Arrival(1.0, "command", 2.0), Arrival(1.2, "command", 2.0)], FIXED, pods, 1)
     assert [o.seconds for o in pair.outcomes] == pytest.approx([0.3, 0.1])
+
+
+def test_two_workers_with_a_processor_each_wait_as_erlang_says() -> None:
+    both = FIXED.model_copy(update={"speeds": (1.0, 1.0)})
+    busy = 0.7
+    found = simulate(
+        arrivals(2 * busy / SERVICE, 20_000 * SERVICE / busy),
+        both,
+        ALONE.model_copy(update={"workers": 2}),
+        replicas=1,
+    )
+    wait = np.mean([outcome.seconds for outcome in found.outcomes]) - SERVICE
+    # M/D/2 has about half of M/M/2's wait, service x utilization^2 / (1 - utilization^2).
+    assert wait == pytest.approx(SERVICE * busy**2 / (1 - busy**2) / 2, rel=0.1)
+
+
+def test_two_workers_at_once_share_the_processors() -> None:
+    halves = FIXED.model_copy(update={"speeds": (1.0, 0.5)})
+    two = ALONE.model_copy(update={"workers": 2})
+    sent = [Arrival(0.0, "command", 2.0), Arrival(0.06, "command", 2.0)]
+    found = simulate(sent, halves, two, replicas=1)
+    # The first has 0.04 s left when the second comes, which take 0.08; the second has done 0.04 then.
+    assert [o.seconds for o in found.outcomes] == pytest.approx([0.14, 0.14])
+    assert found.busy_seconds == pytest.approx(0.28)
 
 
 def test_the_emptier_of_two_pods_is_better_than_any_pod() -> None:
@@ -95,7 +119,7 @@ def test_the_autoscaler_adds_pods_after_their_start_and_removes_them_when_calm()
         return 30.0 if 300 <= time < 1200 else 2.0
 
     sent = poisson_arrivals(rate, 4000.0, {"command": 1.0}, {"command": [2.0]}, seed=0)
-    pods = Pods(batch_size=1, max_batch_delay=0.0, start_seconds=60.0, queue_size=1000)
+    pods = ALONE.model_copy(update={"start_seconds": 60.0})
     settings = Autoscaling(queue_per_worker=2, min_replicas=1, max_replicas=6)
     found = simulate(sent, FIXED, pods, 1, settings)
     counts = [count for _, count in found.replicas]
