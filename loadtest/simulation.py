@@ -36,7 +36,7 @@ class Pods(_Checked):
     batch_size: PositiveInt = 4
     max_batch_delay: NonNegativeFloat = 0.001
     """Seconds, from the first request of a batch."""
-    queue_size: PositiveInt = 12
+    queue_size: PositiveInt = 10
     """Requests that wait; the next one is refused."""
     start_seconds: NonNegativeFloat = 90.0
     """From the decision to add a pod to its first request: node, image, model, warm-up."""
