@@ -154,10 +154,7 @@ def main() -> None:
                 found = measure(client, shipped, clips, args.rounds)
             for callers, seconds in found.seconds.items():
                 cells.append(f"{audio / seconds:.1f}")
-                shares = found.shares[callers]
-                cells.append(
-                    f"{statistics.median(shares):.2f} ({min(shares):.2f}–{max(shares):.2f})"
-                )
+                cells.append(", ".join(f"{share:.2f}" for share in found.shares[callers]))
                 cells.append(f"{found.p95[callers]:.2f}")
             cells.append(f"{found.alone:.2f}")
             cells.append(f"{found.loaded:.2f}")
