@@ -72,25 +72,25 @@ def items_of(batch: list[Recording]) -> list[Item]:
     ]
 
 
-def load(checkpoint: Path) -> Recognizer:
+def load(checkpoint: Path, threads: int) -> Recognizer:
     """The recognizer as the handler has it; before anything is computed in this process."""
     bound_kernel_caches()
+    torch.set_num_threads(threads)  # which it takes as its own
     max_batch_seconds = HandlerConfig().max_batch_seconds
     return Recognizer.load(checkpoint, device="cpu", max_batch_seconds=max_batch_seconds)
 
 
-def make_worker(recognizer: Recognizer, threads: int) -> BatchTranscriber:
-    """A warm worker with so many threads."""
-    torch.set_num_threads(threads)
+def make_worker(recognizer: Recognizer) -> BatchTranscriber:
+    """A warm worker with the threads that its recognizer was loaded with."""
     config = HandlerConfig()
-    worker = BatchTranscriber(recognizer, config, threads)
+    worker = BatchTranscriber(recognizer, config, torch.get_num_threads())
     worker.warm_up(config.warmup_seconds)
     return worker
 
 
 def keep_busy(checkpoint: Path, threads: int, batches: list[list[Recording]], ready: Event) -> None:
     """Another worker, who answers batches until its process is ended."""
-    worker = make_worker(load(checkpoint), threads)
+    worker = make_worker(load(checkpoint, threads))
     ready.set()
     while True:
         for batch in batches:
@@ -110,10 +110,7 @@ def measure(worker: BatchTranscriber, batches: list[list[Recording]], rounds: in
 
 
 def speeds_together(
-    args: argparse.Namespace,
-    recognizer: Recognizer,
-    batches: list[list[Recording]],
-    alone: Sequence[float],
+    args: argparse.Namespace, batches: list[list[Recording]], alone: Sequence[float]
 ) -> list[float]:
     """Speed of each of 2, 3, … workers that are at work at once, to that of a lone one."""
     spawning = multiprocessing.get_context("spawn")
@@ -134,7 +131,7 @@ def speeds_together(
                 while not ready.wait(1):
                     if not other.is_alive():
                         raise RuntimeError(f"worker {number} ended with {other.exitcode}")
-            found = measure(make_worker(recognizer, share), batches, args.rounds)
+            found = measure(make_worker(load(args.checkpoint, share)), batches, args.rounds)
         ratios = [own / now for own, now in zip(alone, found, strict=True)]
         speeds.append(statistics.median(ratios))
     return speeds
@@ -155,15 +152,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DEFAULT)
     args = parser.parse_args()
     batches = draw(args.batches, args.seed)
-    recognizer = load(args.checkpoint)
-    taken = measure(make_worker(recognizer, args.threads), batches, args.rounds)
+    recognizer = load(args.checkpoint, args.threads)
+    taken = measure(make_worker(recognizer), batches, args.rounds)
     machine = str(Machine.here(recognizer.device))
     measured = [
         ([recording.seconds for recording in batch], seconds)
         for batch, seconds in zip(batches, taken, strict=True)
     ]
     model = ServiceTime.fit(measured, recognizer.max_piece_seconds, recognizer.max_batch_seconds)
-    others = speeds_together(args, recognizer, batches, taken)
+    others = speeds_together(args, batches, taken)
     errors = sorted(abs(model.seconds(lengths) / seconds - 1) for lengths, seconds in measured)
     model = model.model_copy(
         update={
