@@ -10,6 +10,7 @@ fast each is then.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import random
@@ -89,12 +90,15 @@ def make_worker(recognizer: Recognizer) -> BatchTranscriber:
 
 
 def keep_busy(checkpoint: Path, threads: int, batches: list[list[Recording]], ready: Event) -> None:
-    """Another worker, who answers batches until its process is ended."""
+    """Another worker, who answers batches until its process, or the one that began it, is ended."""
     worker = make_worker(load(checkpoint, threads))
     ready.set()
-    while True:
-        for batch in batches:
-            worker.answer(items_of(batch))
+    beginner = multiprocessing.parent_process()
+    assert beginner is not None
+    for batch in itertools.cycle(batches):
+        if not beginner.is_alive():
+            return
+        worker.answer(items_of(batch))
 
 
 def measure(worker: BatchTranscriber, batches: list[list[Recording]], rounds: int) -> list[float]:
