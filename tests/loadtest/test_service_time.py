@@ -51,20 +51,6 @@ def test_the_fit_finds_the_costs_that_made_the_times() -> None:
             assert getattr(found, name) == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
-def test_more_workers_than_were_measured_share_what_the_most_had() -> None:
-    service = ServiceTime(
-        per_batch=0.1,
-        per_request=0.0,
-        per_padded_second=0.0,
-        per_longest_second=0.0,
-        spread=0.0,
-        piece_seconds=29.5,
-        max_batch_seconds=120.0,
-        speeds=(1.0, 0.6),
-    )
-    assert [service.speed(n) for n in (1, 2, 3)] == pytest.approx([1.0, 0.6, 0.4])
-
-
 def test_too_few_batches_are_refused() -> None:
     with pytest.raises(ValueError, match="3 batches"):
         ServiceTime.fit([([1.0], 0.1)] * 3, 29.5, 120.0)

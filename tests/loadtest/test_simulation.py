@@ -98,6 +98,11 @@ def test_two_workers_at_once_share_the_processors() -> None:
     assert found.busy_seconds == pytest.approx(0.28)
 
 
+def test_more_workers_than_were_measured_share_what_the_most_had() -> None:
+    service = FIXED.model_copy(update={"speeds": (1.0, 0.6)})
+    assert [service.speed(n) for n in (1, 2, 3)] == pytest.approx([1.0, 0.6, 0.4])
+
+
 def test_the_emptier_of_two_pods_is_better_than_any_pod() -> None:
     sent = arrivals(10 * 0.8 / SERVICE, 300.0)
     p95 = {
