@@ -98,7 +98,9 @@ class TrainConfig(_Config):
     output: Path
     """Folder of the run: log, state, best and last checkpoint."""
     teacher: Path | None = None
-    """Checkpoint folder of a network that hears audio padded to 30 s, as Whisper does."""
+    """Checkpoint folder of a network that hears the clean audio."""
+    teacher_padded: bool = True
+    """The teacher hears audio padded to 30 s, as Whisper's own weights do; else at its own length."""
     epochs: PositiveInt = 5
     losses: Losses = Losses()
     batches: Batches = Batches()

@@ -108,7 +108,7 @@ class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
             noise = colored_noise(len(clean), rng)
         else:  # babble
             noise = torch.zeros(len(clean))
-            for other in rng.integers(len(self.utterances), size=int(rng.integers(1, 5))):
+            for other in rng.integers(len(self.utterances), size=int(rng.integers(1, 8))):
                 voice = _load(self.utterances[other])
                 repeats = -(-len(clean) // len(voice))
                 noise += voice.repeat(repeats)[: len(clean)]

@@ -1,4 +1,4 @@
-"""The joint loss: attention, CTC, and what a teacher that hears padded audio has to say."""
+"""The joint loss: attention, CTC, and what a teacher that hears clean audio has to say."""
 
 import torch
 import torchaudio.transforms
@@ -13,28 +13,34 @@ from training.data import IGNORE, Batch
 
 
 class Teacher:
-    """A frozen network that hears audio padded to 30 s, as Whisper does.
+    """A frozen network that hears clean audio; the student learns to hear the same through noise.
 
-    What it hears is clean; the student learns to hear the same at the audio's own length and through
-    noise.
+    Args:
+        checkpoint: the network.
+        device: where to compute.
+        padded: whether it hears audio padded to 30 s, as Whisper does, or at its own length, as the
+            student.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, padded: bool) -> None:
         self.network = checkpoint.network.to(device).eval()
         self.features = checkpoint.features.to(device)
+        self.padded = padded
 
     @torch.no_grad()
-    def encode(self, waveforms: Tensor) -> Tensor:
-        """(batch, samples) → (batch, positions, width)."""
-        features = self.features.whisper(waveforms)
-        positions = self.network.dims.audio_positions
-        frames = torch.full((len(features),), positions, device=features.device)
-        return self.network.encoder(features, frames)
+    def encode(self, waveforms: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, samples) and lengths (batch,) → (batch, positions, width) and frames (batch,)."""
+        if self.padded:
+            features = self.features.whisper(waveforms)
+            positions = self.network.dims.audio_positions
+            frames = torch.full((len(features),), positions, device=features.device)
+        else:
+            features, frames = self.features(waveforms, samples)
+        return self.network.encoder(features, frames), frames
 
     @torch.no_grad()
-    def write(self, encoded: Tensor, tokens: Tensor) -> Tensor:
+    def write(self, encoded: Tensor, frames: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities (batch, length, vocabulary) of the next token at each place."""
-        frames = torch.full((len(encoded),), encoded.shape[1], device=encoded.device)
         decoder = self.network.decoder
         hidden = decoder(tokens, decoder.start(encoded, frames))
         return decoder.scores(hidden).float().log_softmax(-1)
@@ -77,7 +83,7 @@ class JointLoss(nn.Module):
         parts: dict[str, Tensor] = {}
         if weights.matching or weights.distillation:
             assert self.teacher is not None
-            heard = self.teacher.encode(batch.clean)
+            heard, heard_frames = self.teacher.encode(batch.clean, batch.samples)
             if weights.matching:
                 parts["matching"] = _matching(encoded, heard, frames)
         if weights.attention or weights.distillation:
@@ -96,7 +102,7 @@ class JointLoss(nn.Module):
                 kept = batch.targets != IGNORE
                 parts["distillation"] = F.kl_div(
                     scores[kept].log_softmax(-1),
-                    self.teacher.write(heard, batch.tokens)[kept],
+                    self.teacher.write(heard, heard_frames, batch.tokens)[kept],
                     reduction="batchmean",
                     log_target=True,
                 )

@@ -140,7 +140,9 @@ class Run:
         optimizer = build_optimizer(network, config.optimizer)
         teacher = None
         if config.teacher is not None:
-            teacher = Teacher(load_checkpoint(config.teacher), processes.device)
+            teacher = Teacher(
+                load_checkpoint(config.teacher), processes.device, config.teacher_padded
+            )
             teacher.network.requires_grad_(False)
             if processes.autocast(config.precision):
                 teacher.network.to(torch.bfloat16)

@@ -147,7 +147,7 @@ def test_learns_a_batch_by_heart(start):
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_padded_audio(start):
     """On a clip of nearly 30 s both hear the same; on a short one they do not."""
     checkpoint = load_checkpoint(start)
-    teacher = Teacher(load_checkpoint(start), torch.device("cpu"))
+    teacher = Teacher(load_checkpoint(start), torch.device("cpu"), padded=True)
     weights = TrainConfig(train=["a"], dev="b", init="c", output="d").losses.model_copy(
         update={"matching": 1.0, "distillation": 1.0}
     )
@@ -161,6 +161,23 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_padded_audio(st
         long = loss(batch)
     assert long["matching"] < 0.5 * short["matching"]
     assert long["distillation"] < short["distillation"]
+
+
+def test_a_teacher_at_the_audio_s_own_length_hears_what_its_student_would_without_noise(start):
+    checkpoint = load_checkpoint(start)
+    teacher = Teacher(load_checkpoint(start), torch.device("cpu"), padded=False)
+    weights = TrainConfig(train=["a"], dev="b", init="c", output="d").losses.model_copy(
+        update={"matching": 1.0, "distillation": 1.0}
+    )
+    batch, plain = batch_of(checkpoint, 2)
+    loss = JointLoss(checkpoint.network, checkpoint.features, weights, plain, teacher).eval()
+    with torch.no_grad():
+        same = loss(batch)
+        batch.noisy = batch.clean + 0.1 * torch.randn(batch.clean.shape)
+        noisy = loss(batch)
+    for part in ("matching", "distillation"):
+        assert float(same[part]) == pytest.approx(0, abs=1e-5)
+        assert float(noisy[part]) > 1e-3
 
 
 def test_a_batch_gives_the_mean_loss_of_its_utterances(start):
