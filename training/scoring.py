@@ -209,7 +209,7 @@ def score(pairs: Sequence[Pair], *, seed: int = 0) -> Scores:
 
 
 def bootstrap_interval(
-    errors: Sequence[int], totals: Sequence[int], *, seed: int, resamples: int = RESAMPLES
+    errors: Sequence[float], totals: Sequence[float], *, seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of sum(errors) / sum(totals) over the items.
 
