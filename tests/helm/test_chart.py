@@ -98,7 +98,7 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
                 "by": st.sampled_from(["none", "hpa", "keda"]),
                 "minReplicas": st.integers(1, 3),
                 "maxReplicas": st.integers(3, 9),
-                "queuePerWorker": st.sampled_from([0.01, 0.5, 1, 2.5, 40]),
+                "queuePerWorker": st.sampled_from([0.01, 0.5, 1, 2.5, 3.3]),
                 "keda": st.sampled_from([{}, {"activationQuery": "sum(rate(calls[2m]))"}]),
             }
         ),
@@ -197,19 +197,52 @@ def test_a_packaged_chart_holds_the_files_and_not_links(tmp_path: Path) -> None:
         assert render(REQUIRED, source=packaged) == render(REQUIRED)
 
 
+def settings_of(manifests: list[Manifest]) -> dict[str, Any]:
+    """What the pods change in the archive's configuration."""
+    (settings,) = (
+        item["data"]["settings.yaml"]
+        for item in of_kind(manifests, "ConfigMap")
+        if item["metadata"]["name"] == "demo-steno"
+    )
+    return dict(yaml.safe_load(settings))
+
+
 def test_the_pods_settings_fit_the_shipped_archive() -> None:
     shipped = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
     for path in [*VALUE_FILES, *CI_FILES]:
-        (config,) = (
-            item
-            for item in of_kind(render(values_of(path)), "ConfigMap")
-            if item["metadata"]["name"] == "demo-steno"
-        )
-        settings_of_pod = merge_settings(shipped, yaml.safe_load(config["data"]["settings.yaml"]))
+        settings_of_pod = merge_settings(shipped, settings_of(render(values_of(path))))
         workers = chart().merge_values(values_of(path))["server"]["workers"]
         assert settings_of_pod["minWorkers"] == settings_of_pod["maxWorkers"] == workers
         open_to_all = chart().merge_values(values_of(path))["auth"]["enabled"] is False
         assert ("token_file" not in settings_of_pod["handler"]) is open_to_all
+
+
+@pytest.mark.parametrize(
+    ("memory", "queue"), [("256Mi", 1), ("4Gi", 20), ("8Gi", 40), ("16Gi", 64)]
+)
+def test_the_queue_holds_what_the_memory_does(memory: str, queue: int) -> None:
+    """Bodies of 40 MiB in four fifths of Java's heap; at most as many as the archive says."""
+    amounts = {"requests": {"memory": memory}, "limits": {"memory": memory}}
+    settings = settings_of(render(merged(REQUIRED, {"resources": amounts})))
+    assert settings["jobQueueSize"] == queue
+
+
+def test_text_that_looks_like_something_else_stays_text() -> None:
+    values = {
+        "ingress": {"enabled": True, "host": "speech.example.com"},
+        "limits": {"requestSize": "42991616"},
+        "networkPolicy": {"storeCidrs": ["::/0"], "storeTo": [{"podSelector": {}}]},
+        "test": {"expect": "lights: on # now"},
+    }
+    manifests = render(merged(REQUIRED, values), release="123")
+    (ingress,) = of_kind(manifests, "Ingress")
+    annotations = ingress["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "42991616"
+    assert ingress["metadata"]["labels"]["app.kubernetes.io/instance"] == "123"
+    (policy,) = of_kind(manifests, "NetworkPolicy")
+    assert policy["spec"]["egress"][1]["to"] == [{"ipBlock": {"cidr": "::/0"}}, {"podSelector": {}}]
+    (test,) = of_kind(manifests, "Pod")
+    assert "--expect=lights: on # now" in test["spec"]["containers"][0]["args"]
 
 
 def test_a_changed_configuration_replaces_the_pods() -> None:

@@ -66,6 +66,21 @@ def test_a_value_that_is_unknown_or_impossible_is_named(
         ({"autoscaling": {"by": "keda", "cpuUtilization": 50}}, "are for autoscaling.by=hpa"),
         ({"autoscaling": {"by": "hpa", "gpuUtilization": 50}}, "gpu.count is 0"),
         (
+            {
+                "autoscaling": {"by": "hpa", "gpuUtilization": 50},
+                "gpu": {"count": 1, "resource": "nvidia.com/mig-1g.10gb"},
+            },
+            "gpuUtilization is set and gpu.resource nvidia.com/mig-1g.10gb",
+        ),
+        (
+            {"server": {"jobQueueSize": 26}},
+            "jobQueueSize is 26 and resources.limits.memory 4Gi: .* holds 25 waiting requests",
+        ),
+        (
+            {"autoscaling": {"by": "hpa"}, "server": {"workers": 2, "jobQueueSize": 15}},
+            "queuePerWorker is 4 with 2 workers in a pod whose queue takes 15",
+        ),
+        (
             {"autoscaling": {"by": "keda"}},
             "autoscaling.by is keda and monitoring.serviceMonitor.enabled false",
         ),

@@ -16,7 +16,7 @@ A longer one is cut, and told from others that begin alike by its hash.
 {{/* What selects this release's pods, of both tracks. */}}
 {{- define "steno.selector" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end -}}
 
@@ -24,7 +24,7 @@ app.kubernetes.io/component: server
 {{- define "steno.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
@@ -63,12 +63,31 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{/* How many of the largest requests (`max_request_size` in handler/config.properties) lie in a share of the memory. */}}
+{{- define "steno.requestsThatFit" -}}
+{{- $memory := include "steno.amount" .Values.resources.limits.memory | float64 -}}
+{{- divf (mulf $memory .share) 42008576.0 | floor | int -}}
+{{- end -}}
+
+{{/*
+Requests that may wait, each with its whole body in Java's heap, which is a quarter of the memory limit. A fifth of
+the heap is left to Java. At most 64, as in the archive.
+*/}}
+{{- define "steno.queue" -}}
+{{- if not (kindIs "invalid" .Values.server.jobQueueSize) -}}
+{{- int .Values.server.jobQueueSize -}}
+{{- else -}}
+{{- include "steno.requestsThatFit" (merge (dict "share" 0.2) .) | int | min 64 | max 1 -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What this pod changes in the archive's model-config.yaml (handler/archive.py merges it). */}}
 {{- define "steno.settings" -}}
 {{- with .Values.server -}}
 minWorkers: {{ .workers }}
 maxWorkers: {{ .workers }}
-{{- range $key := list "batchSize" "maxBatchDelay" "jobQueueSize" "responseTimeout" "startupTimeout" }}
+jobQueueSize: {{ include "steno.queue" $ }}
+{{- range $key := list "batchSize" "maxBatchDelay" "responseTimeout" "startupTimeout" }}
 {{- $value := index $.Values.server $key }}
 {{- if not (kindIs "invalid" $value) }}
 {{ $key }}: {{ int $value }}
@@ -144,7 +163,7 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- $v := .Values -}}
 {{- $problems := list -}}
 {{- if not $v.image.repository -}}
-{{- $problems = append $problems "image.repository is empty: name the serving image (docs/deployment.md builds one)" -}}
+{{- $problems = append $problems "image.repository is empty: name the serving image (docs/deployment.md tells how to build one)" -}}
 {{- end -}}
 {{- range list "canary" "metrics" "dashboard" "helm-test" -}}
 {{- if hasSuffix (printf "-%s" .) (include "steno.fullname" $) -}}
@@ -208,7 +227,16 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $queue := include "steno.queue" . | int -}}
+{{- $most := include "steno.requestsThatFit" (merge (dict "share" 0.25) .) | int -}}
+{{- if and (not (kindIs "invalid" $v.server.jobQueueSize)) (gt $queue $most) -}}
+{{- $problems = append $problems (printf "server.jobQueueSize is %d and resources.limits.memory %v: a quarter of it, which is Java's heap, holds %d waiting requests of 40 MiB; give no more, or more memory" $queue $v.resources.limits.memory $most) -}}
+{{- end -}}
 {{- if ne $v.autoscaling.by "none" -}}
+{{- $wanted := mulf $v.autoscaling.queuePerWorker $v.server.workers -}}
+{{- if gt $wanted (divf $queue 2.0) -}}
+{{- $problems = append $problems (printf "autoscaling.queuePerWorker is %v with %d workers in a pod whose queue takes %d (server.jobQueueSize): it would be full, and callers refused, before pods are added; queuePerWorker times workers must be at most half of the queue" $v.autoscaling.queuePerWorker (int $v.server.workers) $queue) -}}
+{{- end -}}
 {{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
 {{- $problems = append $problems (printf "autoscaling.minReplicas is %d and maxReplicas %d: the former must not be more" (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) -}}
 {{- end -}}
@@ -226,6 +254,9 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- end -}}
 {{- if and $v.autoscaling.gpuUtilization (eq (int $v.gpu.count) 0) -}}
 {{- $problems = append $problems "autoscaling.gpuUtilization is set and gpu.count is 0" -}}
+{{- end -}}
+{{- if and $v.autoscaling.gpuUtilization (contains "/mig-" $v.gpu.resource) -}}
+{{- $problems = append $problems (printf "autoscaling.gpuUtilization is set and gpu.resource %s: the DCGM exporter has no utilization of a slice; leave it null" $v.gpu.resource) -}}
 {{- end -}}
 {{- end -}}
 {{- if $v.canary.enabled -}}
