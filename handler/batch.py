@@ -192,16 +192,16 @@ def _guarded(work: Callable[[], Result], what: str) -> Result | Answer:
         too_large = isinstance(error, AudioTooLong | AudioTooLarge)
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_large else HTTPStatus.BAD_REQUEST
         return _error(status, error.code, str(error), "file")
-    except (MemoryError, torch.OutOfMemoryError):
-        logger.exception("Out of memory while %s", what)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return _error(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "out_of_memory",
-            "the server has no memory for this recording now; try again, or send it in parts",
-        )
     except Exception as error:
+        if is_out_of_memory(error):
+            logger.exception("Out of memory while %s", what)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return _error(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "out_of_memory",
+                "the server has no memory for this recording now; try again, or send it in parts",
+            )
         logger.exception("Unexpected error while %s", what)
         if is_device_lost(error):
             raise DeviceLostError(str(error)) from error
@@ -210,6 +210,14 @@ def _guarded(work: Callable[[], Result], what: str) -> Result | Answer:
             "internal_error",
             "the server failed on this recording; its log says why under the answer's x-request-id",
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell a lack of memory, on either device; torch has a class for one kind of it alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    signs = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def is_device_lost(error: BaseException) -> bool:

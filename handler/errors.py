@@ -4,6 +4,7 @@ import json
 from http import HTTPStatus
 
 MAX_QUOTED = 80
+MAX_MESSAGE = 1_000
 
 
 class RequestError(ValueError):
@@ -11,7 +12,7 @@ class RequestError(ValueError):
 
     Attributes:
         type: a stable word for programs, e.g. "invalid_value".
-        param: the field at fault, or None when it is the request as a whole.
+        param: the field at fault, or None when it is the request as a whole; cut if it is long.
         status: the HTTP status, a 4xx.
     """
 
@@ -23,9 +24,10 @@ class RequestError(ValueError):
         param: str | None = None,
         status: HTTPStatus = HTTPStatus.BAD_REQUEST,
     ) -> None:
-        super().__init__(message)
+        # An answer does not grow with what a caller made up: TorchServe ends a worker over a large one.
+        super().__init__(message[:MAX_MESSAGE])
         self.type = type
-        self.param = param
+        self.param = param and param[:MAX_QUOTED]
         self.status = status
 
 

@@ -9,9 +9,10 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, NoReturn, get_args
+from typing import Annotated, Any, NoReturn, get_args
 
 from pydantic import (
     BaseModel,
@@ -27,16 +28,16 @@ from handler.errors import RequestError, quoted
 from handler.transport import Part
 from model.hotwords import Hotword
 from model.recognizer import Mode
-from model.transcript import ResponseFormat
-
-Granularity = Literal["word", "segment"]
+from model.transcript import Granularity, ResponseFormat
 
 # In a form they are repeated, with or without OpenAI's brackets.
-LISTS = ("timestamp_granularities", "hotwords")
+MOST_HOTWORDS = 100
+LISTS = {"timestamp_granularities": len(get_args(Granularity)), "hotwords": MOST_HOTWORDS}
 GRANULARITIES_FIELD = "timestamp_granularities[]"
+# A prompt may have commas, and base64 has none: more are lists that no option takes, and slow to read.
+MOST_COMMAS = 20_000
 # A decoder reads a few hundred tokens of it; more than so many characters is a mistake.
 LONGEST_PROMPT = 10_000
-MOST_HOTWORDS = 100
 LONGEST_HOTWORD = 60
 HIGHEST_WEIGHT = 10.0
 # On dev 5 texts of a clip were no better than 3.
@@ -65,6 +66,8 @@ def _read_hotword(item: object) -> Hotword:
     except ValueError as error:
         raise ValueError(f"{quoted(number)}, the weight after the colon, is no number") from error
     text = " ".join(text.split())
+    if not _is_text(text):
+        raise ValueError("it is not valid Unicode text")
     if not any(c.isalnum() for c in text) or len(text) > LONGEST_HOTWORD:
         raise ValueError(
             f"a hot word has 1 to {LONGEST_HOTWORD} characters, and a letter or digit among them"
@@ -117,13 +120,6 @@ class Options(BaseModel):
     def _of_the_decoder(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("mode") == "fast":
             raise ValueError("mode=fast has no decoder to search with; leave it out")
-        return value
-
-    @field_validator("hotwords")
-    @classmethod
-    def _not_too_many(cls, value: tuple[Hotword, ...]) -> tuple[Hotword, ...]:
-        if len(value) > MOST_HOTWORDS:
-            raise ValueError(f"there are {len(value)}; at most {MOST_HOTWORDS} are possible")
         return value
 
     @field_validator("temperature")
@@ -202,7 +198,7 @@ def parse_request(
         audio, in_body = parts[0].value, []
     else:
         audio, in_body = _read_form(parts)
-    return TranscriptionRequest(audio, _check_options([*in_headers, *in_body], served))
+    return TranscriptionRequest(audio, _check_options(in_headers, in_body, served))
 
 
 def _is_raw(parts: Sequence[Part], media_type: str) -> bool:
@@ -217,6 +213,9 @@ def _header_options(headers: Mapping[str, str]) -> list[tuple[str, Any]]:
         if not header.startswith(HEADER_PREFIX):
             continue
         name = header.removeprefix(HEADER_PREFIX).replace("-", "_")
+        # Java reads the bytes of a header as Latin-1 (RFC 9110, section 5.5); clients write UTF-8.
+        with suppress(UnicodeError):
+            value = value.encode("latin-1").decode("utf-8")
         if name == "timestamp_granularities":
             pairs += [(name, item.strip()) for item in value.split(",")]
         else:
@@ -248,6 +247,11 @@ def _read_form(parts: Iterable[Part]) -> tuple[bytes | bytearray, list[tuple[str
 
 def _read_json(parts: Sequence[Part]) -> tuple[bytes | bytearray, list[tuple[str, Any]]]:
     body = parts[0].value if parts else b""
+    if (commas := body.count(b",")) > MOST_COMMAS:
+        raise RequestError(
+            "invalid_json",
+            f"the body has {commas} commas; no request needs more than {MOST_COMMAS}",
+        )
     try:
         pairs = json.loads(body, object_pairs_hook=_JsonObject, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -266,6 +270,7 @@ def _read_json(parts: Sequence[Part]) -> tuple[bytes | bytearray, list[tuple[str
     options: list[tuple[str, Any]] = []
     for name, value in pairs:
         if name.removesuffix("[]") in LISTS and isinstance(value, list):
+            _check_count(name, len(value))
             options += [(name, item) for item in value]
         elif name != "audio":
             options.append((name, value))
@@ -293,36 +298,78 @@ def _decode_base64(encoded: object) -> bytes:
         ) from error
 
 
-def _check_options(pairs: Sequence[tuple[str, Any]], served: Served) -> Options:
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        key = name.removesuffix("[]") if name.removesuffix("[]") in LISTS else name
-        if key == "hotwords" and isinstance(value, str):
-            fields.setdefault(key, []).extend(filter(str.strip, value.split(",")))
-        elif key in LISTS:
-            fields.setdefault(key, []).append(value)
-        elif key in fields:
-            raise RequestError("repeated_field", f"{name} is given twice; send it once", param=name)
-        else:
-            fields[key] = value
+def _check_options(
+    in_headers: Iterable[tuple[str, Any]], in_body: Iterable[tuple[str, Any]], served: Served
+) -> Options:
+    fields = _gather(in_headers)
+    for name, value in _gather(in_body).items():
+        if name in fields:
+            raise _given_twice(name)
+        fields[name] = value
     try:
         return Options.model_validate(fields, context=served)
     except ValidationError as error:
         raise _as_request_error(error, fields) from error
 
 
+def _gather(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Options by their names; those of lists with all their values."""
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        key = name.removesuffix("[]") if name.removesuffix("[]") in LISTS else name
+        if key not in Options.model_fields:
+            raise _unknown(name)
+        if key not in LISTS:
+            if key in fields:
+                raise _given_twice(name)
+            fields[key] = value
+            continue
+        values = fields.setdefault(key, [])
+        if key == "hotwords" and isinstance(value, str):
+            _check_count(name, len(values) + value.count(","))  # the last one may be empty
+            values += filter(str.strip, value.split(","))
+        else:
+            values.append(value)
+        _check_count(name, len(values))
+    return fields
+
+
+def _check_count(name: str, count: int) -> None:
+    """Refuse a list before its values cost anything."""
+    most = LISTS[name.removesuffix("[]")]
+    if count > most:
+        raise RequestError(
+            "invalid_value", f"{name} has {count} values; at most {most} are possible", param=name
+        )
+
+
+def _given_twice(name: str) -> RequestError:
+    return RequestError("repeated_field", f"{name} is given twice; send it once", param=name)
+
+
+def _unknown(name: str) -> RequestError:
+    if not _is_text(name):
+        return RequestError("unknown_field", "a field's name is not valid Unicode text")
+    known = ", ".join(OPTION_NAMES)
+    return RequestError(
+        "unknown_field", f"unknown field {quoted(name)}; the options are: {known}", param=name
+    )
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written; JSON may hold half of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _as_request_error(error: ValidationError, fields: Mapping[str, Any]) -> RequestError:
     """Say what was wrong with the first bad field, as a caller can act on it."""
     first = error.errors()[0]
-    if not first["loc"]:  # the name itself is no text: half of a surrogate pair
-        return RequestError("unknown_field", "a field's name is not valid Unicode text")
     name = str(first["loc"][0])
     param = GRANULARITIES_FIELD if name == "timestamp_granularities" else name
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(OPTION_NAMES)
-        return RequestError(
-            "unknown_field", f"unknown field {quoted(name)}; the options are: {known}", param=name
-        )
     value: Any = fields[name]
     if len(first["loc"]) > 1 and isinstance(value, list):
         value = value[int(first["loc"][1])]

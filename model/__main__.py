@@ -21,7 +21,7 @@ def main() -> int:
         "--response-format", choices=["json", "text", "verbose_json", "srt", "vtt"], default="text"
     )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
     args = parser.parse_args()
     try:
         recognizer = Recognizer.load(args.checkpoint, device=args.device, dtype=args.dtype)

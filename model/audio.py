@@ -31,6 +31,9 @@ from torchaudio.transforms import Resample
 
 SAMPLE_RATE = 16_000
 LOWEST_RATE, HIGHEST_RATE = 4_000, 768_000
+# Of all channels: 8 of 192 kHz, 33 of 48 kHz. Decoding costs by them, while the limits count seconds: an
+# hour of 64 channels of Opus took eight minutes of a core.
+MOST_SAMPLES_A_SECOND = 1_600_000
 
 _ACCEPTED = "WAV, FLAC, MP3, Ogg, m4a, mp4 or webm"
 _BLOCK = 2**18  # values (frames x channels) read at once: 1 MiB of float32
@@ -89,7 +92,7 @@ class AudioTooLong(AudioError):
 
 
 class AudioTooLarge(AudioError):
-    """More bytes than `AudioLimits.max_bytes`."""
+    """More bytes than `AudioLimits.max_bytes`, or more samples a second than are decoded."""
 
     code = "audio_too_large"
 
@@ -188,11 +191,16 @@ def _collect(recording: _Recording, limits: AudioLimits) -> Tensor:
     return torch.cat(pieces)
 
 
-def _check_rate(rate: int) -> None:
+def _check_rate(rate: int, channels: int = 1) -> None:
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise UnsupportedSampleRate(
             f"the sample rate is {rate:,} Hz; "
             f"it must lie between {LOWEST_RATE:,} and {HIGHEST_RATE:,}"
+        )
+    if rate * channels > MOST_SAMPLES_A_SECOND:
+        raise AudioTooLarge(
+            f"{channels} channels of {rate:,} Hz are {rate * channels:,} samples a second, more than "
+            f"the {MOST_SAMPLES_A_SECOND:,} allowed; mix them down to one"
         )
 
 
@@ -255,7 +263,7 @@ def _open_wav(file: BinaryIO, size: int) -> _Recording:
     except soundfile.LibsndfileError:
         file.seek(0)
         return _open_ffmpeg(file, size)  # a codec that libsndfile does not know
-    _check_rate(sound.samplerate)
+    _check_rate(sound.samplerate, sound.channels)
     seconds = sound.frames / sound.samplerate
     if data.declared > data.held and seconds * (data.declared / data.held - 1) > _MISSING_SECONDS:
         raise _truncated_wav(data)
@@ -396,8 +404,16 @@ def _ffmpeg_blocks(container: InputContainer, declared: float | None) -> _Blocks
                 )
             try:
                 packet = next(packets, None)
-                if packet is None:
-                    break
+            except av.FFmpegError as error:  # nothing follows it
+                if declared is None:
+                    raise TruncatedAudio(
+                        f"the file cannot be read on after {seconds:.2f} s of sound "
+                        f"({error.strerror}); send it as one recording with one rate and layout"
+                    ) from error
+                break  # `reached` tells
+            if packet is None:
+                break
+            try:
                 frames = [part for frame in packet.decode() for part in _packed(frame, packers)]
             except (av.FFmpegError, IndexError):  # the latter: PyAV, at a stream that starts late
                 damaged += 1  # one lost packet is a click; where many are, `reached` tells
@@ -423,6 +439,7 @@ def _packed(
     frame: AudioFrame, packers: dict[tuple[str, str, int], AudioResampler]
 ) -> list[AudioFrame]:
     """Interleaves 8 planes or more: PyAV 18.1 looks for a null pointer after them, and crashes."""
+    _check_rate(frame.sample_rate, frame.layout.nb_channels)
     if not frame.format.is_planar or frame.layout.nb_channels < 8:
         return [frame]
     shape = frame.format.name, frame.layout.name, frame.sample_rate

@@ -156,11 +156,14 @@ class TokenBias:
         self._is_opening: list[bool] = self._opens.tolist()
         self._known: dict[int, tuple[float, float, Tensor, Tensor]] = {}
         phrases = []
+        special = tokenizer.pairs.get_added_tokens_decoder()  # a caller may write "<|endoftext|>"
         for word in hotwords:
             plain = word.text.replace("’", "'")  # as transcripts have it
             for text in {plain, plain.lower(), plain.upper(), _capitals(plain)}:
                 phrase = []
                 for token in tokenizer.encode(text):
+                    if token in special:
+                        continue
                     if self._is_opening[token]:
                         phrase.append((EDGE, 0.0))
                     phrase.append((token, word.weight * TOKEN_BONUS))

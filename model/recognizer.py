@@ -6,7 +6,6 @@ One `Recognizer` holds one network on one device; it keeps no state between call
 """
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -114,14 +113,12 @@ class BatchResult:
         audio_seconds: length of all waveforms.
         heard_seconds: of it, what went through the network; silence does not.
         padded_seconds: the same with the padding within its groups.
-        model_seconds: time spent from features to words.
     """
 
     transcripts: list[Transcript]
     audio_seconds: float
     heard_seconds: float
     padded_seconds: float
-    model_seconds: float
 
 
 @dataclass(frozen=True)
@@ -275,7 +272,6 @@ class Recognizer:
                     f"a waveform is {waveform.dtype} {tuple(waveform.shape)}; "
                     "it must be float32 (samples,)"
                 )
-        started = time.perf_counter()
         pieces = [
             _Piece(owner, span, waveform[span.start : span.end], wanted)
             for owner, (waveform, wanted) in enumerate(zip(waveforms, options, strict=True))
@@ -296,7 +292,6 @@ class Recognizer:
             audio_seconds=sum(map(len, waveforms)) / SAMPLE_RATE,
             heard_seconds=heard / SAMPLE_RATE,
             padded_seconds=padded / SAMPLE_RATE,
-            model_seconds=time.perf_counter() - started,
         )
 
     def _groups(self, pieces: Sequence[_Piece]) -> list[list[int]]:

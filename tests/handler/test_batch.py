@@ -43,7 +43,7 @@ class FragileRecognizer:
             self.fail()
         transcripts = [Transcript(f"{s:.0f} seconds", "en", s, ()) for s in seconds]
         total = sum(seconds)
-        return BatchResult(transcripts, total, total, max(seconds) * len(seconds), 0.0)
+        return BatchResult(transcripts, total, total, max(seconds) * len(seconds))
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -104,7 +104,15 @@ def test_an_item_that_breaks_the_model_fails_alone_and_is_logged_with_its_id(
     assert batch.audio_seconds == 3  # of what was transcribed
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    ],
+)
 def test_an_item_too_large_for_memory_gets_503_alone(error: BaseException) -> None:
     batch = answer(FragileRecognizer(raising(error)), wav(1), wav(POISON_SECONDS))
     assert [a.status for a in batch.answers] == [200, HTTPStatus.SERVICE_UNAVAILABLE]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.errors import RequestError
+from handler.errors import RequestError, error_body
 from handler.request import Served, TranscriptionRequest, parse_request
 from handler.transport import Part
 from model.hotwords import Hotword
@@ -30,8 +30,8 @@ def raw(body: bytes, headers: dict[str, str]) -> TranscriptionRequest:
     return parse_request([Part("body", "audio/wav", body)], headers, SERVED)
 
 
-def json_body(text: str | bytes) -> TranscriptionRequest:
-    return parse_request([field("body", text)], JSON, SERVED)
+def json_body(text: str | bytes, headers: dict[str, str] | None = None) -> TranscriptionRequest:
+    return parse_request([field("body", text)], {**JSON, **(headers or {})}, SERVED)
 
 
 def refused(call: Any, *arguments: Any, **named: Any) -> RequestError:
@@ -118,7 +118,7 @@ def test_json_takes_base64_and_the_same_options() -> None:
     [
         ("response_format", "yaml", "json, text, verbose_json, srt, vtt"),
         ("mode", "quick", "accurate, fast"),
-        ("timestamp_granularities[]", "letter", "word, segment"),
+        ("timestamp_granularities[]", "letter", "segment, word"),
         ("language", "de", "en, english"),
         ("model", "whisper-9", "asr, whisper-1"),
     ],
@@ -195,7 +195,48 @@ def test_a_bad_hotword_is_named(item: str, reason: str) -> None:
 def test_too_many_hotwords_are_counted() -> None:
     error = refused(form, ("file", AUDIO), ("hotwords", ",".join(["word"] * 101)))
     assert error.param == "hotwords"
-    assert "there are 101; at most 100" in str(error)
+    assert "hotwords has 101 values; at most 100" in str(error)
+    most = form(("file", AUDIO), ("hotwords", "word," * 100)).options.hotwords
+    assert most == (Hotword("word"),) * 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ('"hotwords": [' + ",".join("1" * 10_001) + "]", "hotwords has 10001 values; at most 100"),
+        ('"timestamp_granularities": ["word", "word", "word"]', "has 3 values; at most 2"),
+        ('"x": [' + ",".join(["{}"] * 30_000) + "]", "the body has 30000 commas"),
+        ('"hotwords": "' + "," * 19_000 + '"', "hotwords has 19000 values"),
+    ],
+)
+def test_a_long_list_is_refused_before_it_is_read(options: str, message: str) -> None:
+    assert message in str(refused(json_body, '{"audio": "AA==", ' + options + "}"))
+
+
+def test_an_answer_does_not_grow_with_what_was_sent() -> None:
+    name = "\u00e9" * 1_000_000
+    error = refused(json_body, json.dumps({"audio": "AA==", name: 1}))
+    assert error.type == "unknown_field"
+    assert len(error_body(error.type, str(error), error.param)) < 3_000
+
+
+def test_a_hotword_that_cannot_be_written_is_refused() -> None:
+    body = '{"audio": "AA==", "hotwords": ["a\\ud800"]}'
+    assert "not valid Unicode" in str(refused(json_body, body))
+
+
+def test_a_header_may_hold_utf8() -> None:
+    """Java hands a header's bytes on as if each were a character."""
+    header = {"X-Steno-Hotwords": "O\u2019Farrell,M\u00fcller".encode().decode("latin-1")}
+    words = (Hotword("O\u2019Farrell"), Hotword("M\u00fcller"))
+    assert raw(AUDIO, header).options.hotwords == words
+    assert raw(AUDIO, {"X-Steno-Hotwords": "M\u00fcller"}).options.hotwords == words[1:]
+
+
+def test_a_list_stands_in_one_place() -> None:
+    body = json.dumps({"audio": "AA==", "hotwords": ["one"]})
+    error = refused(json_body, body, {"X-Steno-Hotwords": "two"})
+    assert (error.type, error.param) == ("repeated_field", "hotwords")
 
 
 def test_a_hotword_that_is_no_text_is_refused() -> None:

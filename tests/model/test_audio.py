@@ -457,3 +457,23 @@ def test_damaged_files_give_sound_or_an_audio_error(
     except AudioError:
         return
     assert len(samples) and samples.isfinite().all()
+
+
+@pytest.mark.parametrize("second", [(22_050, 1), (16_000, 2)], ids=["rate", "channels"])
+def test_a_chain_that_cannot_be_read_on_is_no_short_recording(second: tuple[int, int]) -> None:
+    """As a radio's recordings are: several Ogg streams, one after the other."""
+    rate, channels = second
+    first = with_soundfile(tone(3.0, 16_000), 16_000, "OGG", "VORBIS")
+    other = with_soundfile(tone(2.0, rate, channels), rate, "OGG", "VORBIS")
+    with pytest.raises(TruncatedAudio, match="cannot be read on after"):
+        load_audio(first + other)
+    same = with_soundfile(tone(2.0, 16_000), 16_000, "OGG", "VORBIS")
+    assert len(load_audio(first + same)) / SAMPLE_RATE == pytest.approx(5.0, abs=0.1)
+
+
+@pytest.mark.parametrize("container", ["WAV", "W64"])
+def test_more_samples_a_second_than_are_decoded_are_refused(container: str) -> None:
+    many = with_soundfile(tone(0.1, 48_000, 64), 48_000, container, "PCM_16")
+    with pytest.raises(AudioTooLarge, match="64 channels of 48,000 Hz are 3,072,000 samples"):
+        load_audio(many)
+    assert_is_tone(load_audio(with_soundfile(tone(1.0, 48_000, 32), 48_000, "WAV", "PCM_16")), 1.0)

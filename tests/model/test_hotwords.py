@@ -141,3 +141,8 @@ def test_half_a_character_opens_no_word(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode("naïve café 𝄞")
     assert torch.equal(tokenizer.opens_word[torch.tensor(tokens[:1])], torch.tensor([True]))
     assert not tokenizer.opens_word[tokenizer.encode("antidisestablishment")[1]]
+
+
+def test_a_hot_word_never_earns_for_the_end_of_the_text(tokenizer: Tokenizer) -> None:
+    bias = TokenBias([Hotword("<|endoftext|> lights")], tokenizer)
+    assert bias.bonuses(bias.start)[tokenizer.end] == 0
