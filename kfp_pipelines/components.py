@@ -13,11 +13,21 @@ IMAGE = "steno-train:0.1.0"
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def ingest(store: str, manifest: str, test_manifest: str, shards: int, run: str) -> list:
+def ingest(
+    store: str,
+    manifest: str,
+    test_manifest: str,
+    dev_share: float,
+    test_share: float,
+    shards: int,
+    run: str,
+) -> list:
     """Read the manifests, check that every recording is there, and name the parts to prepare."""
     from kfp_pipelines import steps
 
-    return steps.ingest(store, manifest, test_manifest, shards, run)
+    return steps.ingest(
+        store, manifest, test_manifest, {"dev": dev_share, "test": test_share}, shards, run
+    )
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -96,7 +106,8 @@ def train(
     from kfp_pipelines import steps
 
     steps.check_gpus(gpus)
-    chosen = {"epochs": epochs, "optimizer.learning_rate": learning_rate, **overrides}
+    told = {"epochs": epochs, "optimizer.learning_rate": learning_rate}
+    chosen = {**{name: value for name, value in told.items() if value}, **overrides}
     page = steps.train(
         store,
         Path(data.path),

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from kfp_pipelines.data import fetch_prepared
 from kfp_pipelines.train_job import run_train_job
 from kfp_pipelines.training_state import KeptRun
-from store import ModelStore, StoreConfig, StoreError, open_objects
+from store import Conflict, ModelStore, StoreConfig, StoreError, open_objects
 from training.config import TrainConfig
 from training.punctuate import punctuate
 from training.termination import Termination
@@ -114,7 +115,12 @@ class FitTask(BaseModel):
 def _override(values: dict[str, Any], names: list[str], value: Any) -> None:
     name, *rest = names
     if rest:
-        _override(values.setdefault(name, {}), rest, value)
+        inner = values.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise FitError(
+                f"the training's settings have no {'.'.join(names)}: {name} is {inner!r}"
+            )
+        _override(inner, rest, value)
     elif isinstance(value, Mapping) and isinstance(values.get(name), dict) and name != "scales":
         for inner, content in value.items():
             _override(values[name], [inner], content)
@@ -167,7 +173,7 @@ def fit(task: FitTask, work: Path) -> Path:
     fetch_prepared(open_objects(task.store), prepared, work / "data", ("train", "dev"))
     fetch_checkpoint(ModelStore.open(task.store), task.start, work / "start")
     if task.punctuate:
-        punctuate(work / "start", work / "data" / "train.jsonl", work / "data" / "written.jsonl")
+        _punctuate(task, work)
     (work / "task.json").write_text(task.model_dump_json(), encoding="utf-8")
     worker = ["-m", "kfp_pipelines.fit", "--worker"]
     worker += ["--task", str(work / "task.json"), "--work", str(work)]
@@ -181,6 +187,17 @@ def fit(task: FitTask, work: Path) -> Path:
     if os.environ.get("PET_NODE_RANK", "0") == "0":
         kept.finish()
     return config.output
+
+
+def _punctuate(task: FitTask, work: Path) -> None:
+    """Hear the corpus once; later attempts, and other nodes, must learn from the very same texts."""
+    objects, key = open_objects(task.store), task.key.replace(".tar", ".written.jsonl")
+    written = work / "data" / "written.jsonl"
+    if not objects.keys(key):
+        punctuate(work / "start", work / "data" / "train.jsonl", written)
+        with suppress(Conflict):  # another node was first
+            objects.upload(written, key, create=True)
+    objects.download(key, written)
 
 
 def _run(command: list[str]) -> None:

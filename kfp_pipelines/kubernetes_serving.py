@@ -40,10 +40,13 @@ class KubernetesServing(Serving):
         api = _api()
         annotations = {ANNOTATION: version, RESTARTED: datetime.now(UTC).isoformat()}
         body = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
-        with _told(f"Deployment {self.namespace}/{self.deployment}"):
+        try:
             patched = api.patch_namespaced_deployment(
                 self.deployment, self.namespace, body, _request_timeout=REQUEST_SECONDS
             )
+        except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+            what = f"Deployment {self.namespace}/{self.deployment}"
+            raise _problem(what, error) from None
         self._wait(api, patched.metadata.generation)
         token = os.environ.get(TOKEN)
         return Endpoint(self.url, {"Authorization": f"Bearer {token}"} if token else {})
@@ -53,10 +56,22 @@ class KubernetesServing(Serving):
         what = f"Deployment {self.namespace}/{self.deployment}"
         state = "was not looked at yet"
         while time.monotonic() < deadline:
-            with _told(what):
+            try:
                 found = api.read_namespaced_deployment(
                     self.deployment, self.namespace, _request_timeout=REQUEST_SECONDS
                 )
+            except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+                # The API may be away for a while, as when its node is renewed; pods go on without it.
+                problem = _problem(what, error)
+                if (
+                    isinstance(error, client.ApiException)
+                    and error.status < 500
+                    and error.status != 429
+                ):
+                    raise problem from None
+                state = str(problem)
+                time.sleep(self.poll)
+                continue
             if (found.status.observed_generation or 0) >= generation:
                 for condition in found.status.conditions or []:
                     if condition.type == "Progressing" and condition.status == "False":
@@ -99,26 +114,13 @@ def _api() -> client.AppsV1Api:
     return client.AppsV1Api()
 
 
-class _told:  # noqa: N801
-    """Turns the client's errors into ours."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, client.ApiException):
-            hints = {
-                401: "the service account's token is not accepted",
-                403: "the service account may not patch it; k8s/pipeline-rbac.yaml allows it",
-                404: "there is none; serving_namespace and serving_deployment name it",
-            }
-            raise ServingError(
-                f"{self.what}: {hints.get(error.status, error.reason)} ({error.status})"
-            ) from None
-        if isinstance(error, urllib3.exceptions.HTTPError):
-            raise ServingError(
-                f"{self.what}: the Kubernetes API cannot be reached ({type(error).__name__})"
-            ) from None
+def _problem(what: str, error: client.ApiException | urllib3.exceptions.HTTPError) -> ServingError:
+    """The client's errors in our words."""
+    if isinstance(error, client.ApiException):
+        hints = {
+            401: "the service account's token is not accepted",
+            403: "the service account may not patch it; k8s/pipeline-rbac.yaml allows it",
+            404: "there is none; serving_namespace and serving_deployment name it",
+        }
+        return ServingError(f"{what}: {hints.get(error.status, error.reason)} ({error.status})")
+    return ServingError(f"{what}: the Kubernetes API cannot be reached ({type(error).__name__})")

@@ -14,6 +14,9 @@ VARIABLES = (
     "AWS_DEFAULT_REGION",
 )
 TOKEN_SECRET, TOKEN_KEY = "steno-token", "token"
+# So long after the first attempt began, attempts included, nothing is tried again.
+# Kubeflow's default is an hour.
+RETRY_FOR = "2592000s"
 # Where the image looks for space (STENO_SCRATCH).
 SCRATCH = "/scratch"
 
@@ -50,7 +53,12 @@ def _on_gpu(
 
 def _in_any_pod(task: dsl.PipelineTask) -> dsl.PipelineTask:
     # A node that is taken away, S3 that is away for minutes: what a step has done it finds again.
-    task.set_retry(num_retries=3, backoff_duration="30s", backoff_factor=2.0)
+    task.set_retry(
+        num_retries=3,
+        backoff_duration="30s",
+        backoff_factor=2.0,
+        backoff_max_duration=RETRY_FOR,
+    )
     kubernetes.use_secret_as_env(task, SECRET, {name: name for name in VARIABLES}, optional=True)
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH)
     return task
@@ -110,8 +118,8 @@ def retraining(
         train_start: What training starts from: production, shipped (the checkpoint in the
             image), or a version such as v7.
         train_recipe: A file of training/configs without its ending.
-        train_epochs: How often all speech is gone through.
-        train_learning_rate: Lower keeps more of what the model knows.
+        train_epochs: How often all speech is gone through. 0: as the recipe says.
+        train_learning_rate: Lower keeps more of what the model knows. 0: as the recipe says.
         train_overrides: Any other training setting, such as {"batches.padded_seconds": 240}.
             See training/config.py.
         train_punctuate: Give texts without capitals and punctuation both, as the start model
@@ -144,6 +152,8 @@ def retraining(
             store=store,
             manifest=data_manifest,
             test_manifest=data_test_manifest,
+            dev_share=data_dev_share,
+            test_share=data_test_share,
             shards=data_shards,
             run=run,
         )

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from store import Objects
 
 WEBHOOK_SECONDS = 20.0
+ROLL_OUT = "roll-out"
 # In the order in which the steps are told.
-STEPS = ("ingest", "models", "merge", "train", "gate", "publish", "roll-out")
+STEPS = ("ingest", "models", "gate", "publish", ROLL_OUT)
 
 
 class Note(BaseModel):
@@ -58,7 +59,7 @@ class Ending(BaseModel):
 
 def summary(found: dict[str, Note], ending: Ending, run: str) -> str:
     """The run in Markdown: what it came to, then each step."""
-    roll_out, gate = found.get("roll-out"), found.get("gate")
+    roll_out, gate = found.get(ROLL_OUT), found.get("gate")
     last = roll_out or gate
     if ending.succeeded and last is not None:
         head = last.text

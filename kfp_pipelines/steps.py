@@ -29,11 +29,14 @@ from kfp_pipelines.data import (
 from kfp_pipelines.fit import FitTask, fetch_checkpoint, fit, fit_on_nodes, gpus
 from kfp_pipelines.kubernetes_serving import KubernetesServing
 from kfp_pipelines.local_serving import LocalServing
+from kfp_pipelines.record import ROLL_OUT
 from kfp_pipelines.rollout import PROBE, Probe, RollOutError, Serving, roll_out
-from store import Conflict, ModelStore, Release, StoreConfig, open_objects
+from store import Conflict, ModelStore, Release, StoreConfig, StoreError, open_objects
 from store.objects import sha256_of
 from training.average import average
 from training.card import release_card
+from training.confidence import ConfidenceConfig, ConfidenceError
+from training.confidence import run as calibrate
 from training.corpus_statistics import SplitName
 from training.curve import draw_curve
 from training.evaluate import EvaluateConfig, evaluate
@@ -41,12 +44,14 @@ from training.gate import HYPOTHESES, METRICS, Decision, GateConfig, decide
 from training.manifest import read_manifest
 from training.package import ARCHIVE_NAME, build_package
 from training.prepare import Criteria, summary
+from training.scoring import ScoringError
 from training.shards import Shard, join
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTHING = ""
 PRODUCTION, SHIPPED = "production", "shipped"
-SPLIT_FILES = ("train.jsonl", "dev.jsonl", "test.jsonl")
+# Two numbers are fitted to each mode: more clips would only take longer.
+CALIBRATION_CLIPS = 2_000
 # The release of `python -m kfp_pipelines run`, see local_serving; on a cluster there is none.
 LOCAL_RELEASE = "STENO_LOCAL_RELEASE"
 # The image that the pods of a TrainJob run; the pipeline sets it.
@@ -81,8 +86,30 @@ def commit() -> str:
 # --- Data ----------------------------------------------------------------------------------------
 
 
-def ingest(store: str, manifest: str, test_manifest: str, shards: int, run: str) -> list[str]:
-    """Look at what there is to learn from; the names of the parts to prepare."""
+def ingest(
+    store: str,
+    manifest: str,
+    test_manifest: str,
+    shares: Mapping[SplitName, float],
+    shards: int,
+    run: str,
+) -> list[str]:
+    """Look at what there is to learn from; the names of the parts to prepare.
+
+    Raises:
+        StepError: shares or shards are not possible, which else would show after hours.
+    """
+    if shards < 1:
+        raise StepError(f"data_shards is {shards}; give at least 1")
+    asked = {"data_dev_share": shares["dev"]}
+    if not test_manifest:
+        asked["data_test_share"] = shares["test"]
+    for name, share in asked.items():
+        if not 0 < share < 1:
+            raise StepError(f"{name} is {share}; give a share between 0 and 1, such as 0.05")
+    if sum(asked.values()) >= 1:
+        told = " and ".join(f"{name} {share}" for name, share in asked.items())
+        raise StepError(f"{told} leave nothing to train on; their sum must be below 1")
     config = store_config(store)
     objects = open_objects(config)
     listing = list_speech(objects, manifest, test_manifest, config)
@@ -257,9 +284,26 @@ def train(
     try:
         run = fit_on_nodes(task, work, nodes, os.environ[IMAGE]) if nodes > 1 else fit(task, work)
         average([run / "best"], model, int8=int8)
+        _calibrate(task.store, prepared, model, work)
         return curve_page(run / "log.jsonl")
     finally:
         shutil.rmtree(work)
+
+
+def _calibrate(config: StoreConfig, prepared: Path, model: Path, work: Path) -> None:
+    """Let the new weights' confidences mean what they say; without enough speech they stay raw."""
+    dev = fetch_prepared(open_objects(config), prepared, work / "calibration", ("dev",))["dev"]
+    told = ConfidenceConfig(
+        checkpoint=model,
+        manifest=dev,
+        output=work / "confidence",
+        fit=True,
+        limit=CALIBRATION_CLIPS,
+    )
+    try:
+        calibrate(told, command="the step `train` of the pipeline")
+    except (ConfidenceError, ScoringError) as error:
+        print(f"confidences are not calibrated: {error}", flush=True)
 
 
 def curve_page(log: Path) -> str:
@@ -463,6 +507,10 @@ def put_into_production(
         RollOutError: the version does not serve.
     """
     models = ModelStore.open(store_config(store))
+    before = record.notes(models.objects, run).get(ROLL_OUT)
+    if before is not None and before.values.get("state") != "serving":
+        # Kubeflow repeats a step that failed: what was taken back must not be put in again.
+        raise RollOutError(f"{before.text} This run does not try again; start another.")
     serving: Serving
     if status := os.environ.get(LOCAL_RELEASE):
         serving = LocalServing(Path(status), models)
@@ -475,12 +523,12 @@ def put_into_production(
         outcome = roll_out(models, serving, version, expected or None, evaluation / "probe")
     except Conflict as error:
         text = f"{version} was not rolled out: {error}. Start another run, which compares with it."
-        record.note(models.objects, run, "roll-out", text)
+        record.note(models.objects, run, ROLL_OUT, text)
         raise RollOutError(text) from None
     text = f"{outcome.state}: {outcome.reason}."
     if outcome.heard is not None:
         text = f"{version} is in production and wrote “{outcome.heard.strip()}” for the probe."
-    record.note(models.objects, run, "roll-out", text, **asdict(outcome))
+    record.note(models.objects, run, ROLL_OUT, text, **asdict(outcome))
     if outcome.state != "serving":
         raise RollOutError(text)
     return text
@@ -488,8 +536,13 @@ def put_into_production(
 
 def notify(store: str, run: str, state: str, error: str, webhook: str) -> str:
     """Sum the run up, whatever happened; the summary in Markdown is returned."""
-    found = record.notes(open_objects(store_config(store)), run)
-    text = record.summary(found, record.Ending(state=state, error=error), run)
+    try:
+        found = record.notes(open_objects(store_config(store)), run)
+    except (StepError, StoreError) as unreadable:  # perhaps what the run failed of
+        unread = f"What the steps found cannot be read: {unreadable}"
+        text = f"# Steno retraining\n\n{state}: {error}\n\n{unread}\n\nRun `{run}`.\n"
+    else:
+        text = record.summary(found, record.Ending(state=state, error=error), run)
     print(text, flush=True)
     if webhook and (problem := record.tell(webhook, text)):
         print(f"the summary was not delivered: {problem}", flush=True)

@@ -230,6 +230,8 @@ def check(arguments: argparse.Namespace) -> None:
             "replay one made with --loop open"
         )
     outcomes = sorted(read_outcomes(arguments.results), key=lambda outcome: outcome.due)
+    if not outcomes:
+        raise ValueError(f"{arguments.results} has no request; give the results of a load test")
     start = outcomes[0].due
     arrivals = [Arrival(o.due - start, o.kind, o.audio_seconds) for o in outcomes]
     service = read_service_time(arguments.service_time)

@@ -38,28 +38,33 @@ def sentences_of(text: str) -> Iterator[list[str]]:
 
 
 def count(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gram]]:
-    """How often n-grams of each order up to `order` stand in the sentences, as Kneser and Ney count.
+    """How often n-grams of each order up to `order` stand in the sentences."""
+    counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
+    for sentence in sentences:
+        words = (START, *sentence, END_OF_SENTENCE)
+        for length, grams in enumerate(counts, 1):
+            grams.update(words[i : i + length] for i in range(len(words) - length + 1))
+    return counts
+
+
+def kneser_ney(counts: Sequence[Counter[Gram]]) -> list[Counter[Gram]]:
+    """The same as Kneser and Ney count.
 
     The highest order is counted plainly, and so are those that begin a sentence; of all others it is
     counted after how many different words they stand.
     """
-    counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
-    for sentence in sentences:
-        words = (START, *sentence, END_OF_SENTENCE)
-        for first in range(len(words) - order + 1):
-            counts[-1][words[first : first + order]] += 1
-        for length in range(1, min(order, len(words) + 1)):
-            counts[length - 1][words[:length]] += 1
-    for shorter, longer in zip(counts[-2::-1], counts[:0:-1], strict=True):
-        for gram in longer:
-            shorter[gram[1:]] += 1
-    return counts
+    found = [Counter({g: n for g, n in grams.items() if g[0] == START}) for grams in counts[:-1]]
+    for shorter, longer in zip(found, counts[1:], strict=True):
+        shorter.update(gram[1:] for gram in longer)
+    return [*found, counts[-1]]
 
 
 def arpa(counts: Sequence[Counter[Gram]], least: Sequence[int] = LEAST) -> Iterator[str]:
     """Lines of an ARPA file with interpolated Kneser-Ney probabilities, one discount for each order.
 
-    `least` says, for each order, how often an n-gram must have been counted to stay.
+    Args:
+        counts: of `count`.
+        least: for each order, how often an n-gram must stand in the sentences to be kept.
 
     Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling", 1999,
     section 3; their formula for the discount.
@@ -68,7 +73,7 @@ def arpa(counts: Sequence[Counter[Gram]], least: Sequence[int] = LEAST) -> Itera
     shorter: dict[Gram, float] = {(): 1 / vocabulary}
     tables: list[dict[Gram, float]] = []
     backing_off: dict[Gram, float] = {}
-    for length, grams in enumerate(counts, 1):
+    for length, (plain, grams) in enumerate(zip(counts, kneser_ney(counts), strict=True), 1):
         discount = _discount(grams)
         histories = shorter.keys() | {(START,)}
         totals: defaultdict[Gram, float] = defaultdict(float)
@@ -80,7 +85,7 @@ def arpa(counts: Sequence[Counter[Gram]], least: Sequence[int] = LEAST) -> Itera
             totals[gram[:-1]] += n
             # Without its shorter ones KenLM does not read a longer one.
             whole = length == 1 or (gram[1:] in shorter and gram[:-1] in histories)
-            if n >= least[length - 1] and whole:
+            if plain[gram] >= least[length - 1] and whole:
                 kept[gram[:-1]] += n - discount
                 table[gram] = n - discount
         left = {history: 1 - kept[history] / total for history, total in totals.items()}

@@ -88,7 +88,7 @@ def load_state(
         ValueError: the state is of a run with another configuration, data or number of processes.
     """
     for partial in folder.glob(f".{STATE}.*.partial"):  # of a process that was killed as it wrote
-        partial.unlink()
+        partial.unlink(missing_ok=True)  # another process of the run may be as quick
     path = folder / STATE
     if not path.exists():
         return None

@@ -143,6 +143,7 @@ class Run:
             teacher = Teacher(
                 load_checkpoint(config.teacher), processes.device, config.teacher_padded
             )
+            _check_teacher(config, checkpoint, teacher)
             teacher.network.requires_grad_(False)
             if processes.autocast(config.precision):
                 teacher.network.to(torch.bfloat16)
@@ -193,6 +194,17 @@ class Run:
             data.update(json.dumps(line).encode())
         world = self.processes.world
         return json.dumps({"config": config, "processes": world, "data": data.hexdigest()})
+
+
+def _check_teacher(config: TrainConfig, checkpoint: Checkpoint, teacher: Teacher) -> None:
+    """Refuse a teacher whose frames or tokens cannot be compared with the student's."""
+    student, dims = checkpoint.config.dimensions, teacher.network.dims
+    for name in ("audio_width", "vocabulary"):
+        if getattr(student, name) != getattr(dims, name):
+            raise ValueError(
+                f"the teacher {config.teacher} has {name} {getattr(dims, name)}, and {config.init}"
+                f" {getattr(student, name)}; give one of the same family and size"
+            )
 
 
 def _check_lengths(
@@ -258,7 +270,9 @@ def train(config: TrainConfig, saved: Callable[[Path], None] = lambda folder: No
                     "all processes must see one folder"
                 )
         elif (config.output / "state.pt").exists():
-            raise ValueError(f"{config.output} holds a run; go on with --resume, or choose another")
+            raise ValueError(
+                f"{config.output} holds a run; go on with --resume true, or choose another"
+            )
         if processes.first:
             config.output.mkdir(parents=True, exist_ok=True)
             told = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

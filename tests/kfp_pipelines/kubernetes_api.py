@@ -19,6 +19,7 @@ class KubernetesApi:
         self.generation = 1
         self.ready = replicas
         self.stuck: str | None = None
+        self.looks_away = 0  # so many are answered with 503, as while its node is renewed
         self.annotations: dict[str, str] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.job_condition: dict[str, str] = {"type": "Complete", "status": "True"}
@@ -96,6 +97,9 @@ class KubernetesApi:
                 if (name := self.path.removeprefix(f"{TRAIN_JOBS}/")) in api.jobs:
                     status = {"conditions": [api.job_condition]}
                     return self._answer(200, {**api.jobs[name], "status": status})
+                if api.looks_away:
+                    api.looks_away -= 1
+                    return self._answer(503, {"kind": "Status", "code": 503})
                 if self._is_ours():
                     api.ready += api.ready < api.replicas and not api.stuck
                     self._answer(200, api.deployment())

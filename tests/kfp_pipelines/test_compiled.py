@@ -55,6 +55,8 @@ def test_training_gets_its_gpu_its_nodes_shared_memory_and_further_attempts(
     memory = next(mount for mount in asked["emptyDirMounts"] if mount["mountPath"] == "/dev/shm")
     assert memory["medium"] == "Memory"
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
+    # Kubeflow's default of an hour counts the attempts too, so a longer training was never repeated.
+    assert tasks["train"]["retryPolicy"]["backoffMaxDuration"] == f"{30 * 86_400}s"
 
 
 def test_every_graph_is_given_what_its_tasks_refer_to(

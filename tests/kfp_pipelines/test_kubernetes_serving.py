@@ -56,6 +56,19 @@ def test_pods_that_do_not_get_ready_are_an_error_with_the_clusters_reason(
         serving().take_up("v7")
 
 
+def test_an_api_that_is_away_for_a_while_takes_no_version_back(cluster: KubernetesApi) -> None:
+    cluster.looks_away = 5
+    serving().take_up("v7")
+    assert cluster.looks_away == 0
+    assert cluster.ready == cluster.replicas
+
+
+def test_an_api_that_stays_away_is_told(cluster: KubernetesApi) -> None:
+    cluster.looks_away = 10_000
+    with pytest.raises(ServingError, match=r"not rolled out within 0 s: .* \(503\)"):
+        serving(timeout=0.2).take_up("v7")
+
+
 def test_the_wait_has_an_end(cluster: KubernetesApi) -> None:
     cluster.replicas = 10_000
     with pytest.raises(ServingError, match=r"not rolled out within 0 s: \d+ of 10000 pods"):

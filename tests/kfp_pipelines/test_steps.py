@@ -11,6 +11,7 @@ import pytest
 
 from kfp_pipelines import record, steps
 from kfp_pipelines.data import DataError, list_speech, prepare_shard, shard_names
+from kfp_pipelines.rollout import RollOutError
 from store import ModelStore, NotFound, StoreConfig, StoreError, open_objects
 from tests.s3_server import S3Server
 from training.prepare import Criteria
@@ -175,3 +176,44 @@ def test_a_webhook_that_is_away_does_no_harm_and_stays_secret(
     said = capsys.readouterr().out
     assert "not delivered: the webhook could not be reached (ConnectionError)" in said
     assert "secret" not in said
+
+
+def test_a_store_that_cannot_be_read_is_told_to_the_webhook(
+    webhook: tuple[str, list[bytes]],
+) -> None:
+    """Then a message is wanted most."""
+    text = steps.notify("https://models", "run-1", "FAILED", "ingest ended with 1", webhook[0])
+    assert "FAILED: ingest ended with 1" in text
+    assert "What the steps found cannot be read" in text
+    assert "not changed" not in text
+    assert json.loads(webhook[1][0])["text"] == text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shards": 0}, "data_shards is 0; give at least 1"),
+        ({"dev": 0.0}, "data_dev_share is 0.0; give a share between 0 and 1"),
+        ({"test": 0.0}, "data_test_share is 0.0; give a share between 0 and 1"),
+        ({"dev": 0.6, "test": 0.6}, "data_dev_share 0.6 and data_test_share 0.6 leave nothing"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(
+    store: StoreConfig, values: dict[str, float], message: str
+) -> None:
+    shares = {"dev": values.get("dev", 0.1), "test": values.get("test", 0.1)}
+    with pytest.raises(steps.StepError, match=message):
+        steps.ingest(store.url, "mine.jsonl", "", shares, int(values.get("shards", 1)), "run")
+
+
+def test_what_was_taken_back_is_not_put_in_again(
+    store: StoreConfig, models: ModelStore, tmp_path: Path
+) -> None:
+    """Kubeflow repeats a step that failed."""
+    record.note(
+        models.objects, "run-1", "roll-out", "rolled back: wrong text.", state="rolled back"
+    )
+    before = models.production()
+    with pytest.raises(RollOutError, match=r"wrong text\. This run does not try again"):
+        steps.put_into_production(store.url, "v2", "v1", tmp_path, {}, "run-1")
+    assert models.production() == before

@@ -54,6 +54,16 @@ def test_after_any_history_the_probabilities_sum_to_one(
         history, _ = model.score(history, step)
 
 
+def test_what_stands_often_stays_however_few_words_it_follows() -> None:
+    """Kneser and Ney count "saudi arabia" once, since nothing but "in" stands before it."""
+    sentences = [["in", "saudi", "arabia", "we", "met"]] * 50
+    kept = "\n".join(arpa(count(sentences, 3), (1, 2, 3)))
+    assert "\tin saudi arabia" in kept
+    assert "\tsaudi arabia we" in kept
+    rare = "\n".join(arpa(count([*sentences, ["in", "saudi", "lands"]], 3), (1, 2, 3)))
+    assert "saudi lands" not in rare
+
+
 def test_what_stands_together_is_likelier_together(tmp_path: Path) -> None:
     model = estimated(TEXT, 3, tmp_path)
     the, _ = model.score(model.start, "the")

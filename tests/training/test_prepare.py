@@ -104,12 +104,21 @@ def test_the_split_does_not_depend_on_the_order_of_the_input(
     assert test_set(utterances) == test_set(shuffled)
 
 
-def test_the_split_follows_the_seconds_not_the_number_of_files() -> None:
-    many_short = [measured(f"short {n}", 1.0) for n in range(100)]
-    few_long = [measured(f"long {n}", 10.0) for n in range(90)]
-    splits = split_by_speaker(many_short + few_long, SHARES, seed=0)
-    seconds = {n: sum(e.utterance.duration for e in found) for n, found in splits.items()}
-    assert seconds == {"train": 800, "dev": 100, "test": 100}
+def test_the_split_meets_the_shares_of_many_speakers() -> None:
+    splits = split_by_speaker([measured(str(n), 1.0) for n in range(2_000)], SHARES, seed=0)
+    assert len(splits["dev"]) == pytest.approx(200, abs=45)  # 3 standard deviations
+    assert len(splits["test"]) == pytest.approx(200, abs=45)
+
+
+@settings(deadline=None)
+@given(st.integers(20, 60), st.integers(1, 200), st.integers(0, 1_000))
+def test_nobody_whom_a_training_has_heard_is_measured_on_when_the_data_grow(
+    few: int, more: int, seed: int
+) -> None:
+    people = [measured(f"{seed} {n}", 1.0) for n in range(few + more)]
+    small, large = (split_by_speaker(found, SHARES, seed=0) for found in (people[:few], people))
+    assert not set(small["train"]) & set(large["test"])
+    assert len({name for name, found in large.items() if found}) == 3
 
 
 def test_another_seed_holds_other_speakers_out() -> None:

@@ -339,5 +339,5 @@ def test_figures_reach_a_push_gateway_and_a_missing_one_does_no_harm(start, dev,
 def test_a_run_is_not_written_over(start, dev, tmp_path):
     config = TrainConfig(train=[FIXTURES], dev=dev, init=start, output=tmp_path)
     (tmp_path / "state.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="holds a run; go on with --resume"):
+    with pytest.raises(ValueError, match="holds a run; go on with --resume true"):
         train(config)
