@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from handler.server import ServerError, TorchServe
+from loadtest.transports import PROTOCOLS
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 ROOT = LOCUSTFILE.parent.parent
@@ -37,7 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--model-store", type=Path, default=Path("dist"), help="without --host: folder with asr.mar"
     )
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default=os.environ.get("STENO_PROTOCOL", PROTOCOLS[0])
+    )
     options, for_locust = parser.parse_known_args(arguments)
+    for_locust += ["--protocol", options.protocol]
     if options.help:
         parser.print_help()
         return _locust(["--help"], {})
@@ -46,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, _leave)  # as TorchServe's context does
             return _locust([*DEFAULTS, "--host", options.host, *for_locust], {})
         with TorchServe(options.model_store) as server:
-            over_grpc = "grpc" in for_locust
+            over_grpc = options.protocol == "grpc"
             port = server.ports.grpc_inference if over_grpc else server.ports.inference
             host = f"127.0.0.1:{port}" if over_grpc else f"http://127.0.0.1:{port}"
             keys = json.loads(server.key_file.read_text())

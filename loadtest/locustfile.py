@@ -25,7 +25,7 @@ from loadtest.outcomes import Fate, Outcome
 from loadtest.recordings import Kind, Mode, Recording, deal, make_recordings, parse_mix
 from loadtest.report import Results, write_results
 from loadtest.shapes import SHAPES
-from loadtest.transports import Grpc, Http, Transport
+from loadtest.transports import PROTOCOLS, Grpc, Http, Transport
 from loadtest.watch import Watch
 
 DEFAULT_MIX = "command=45,sentence=40,long=10,bad=5"
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 def add_options(parser: Any) -> None:
     """Add our options to Locust's; they stand in its web page, too."""
     add = parser.add_argument  # a group of arguments would not know `is_secret`
-    add("--protocol", choices=["http", "grpc"], default="http", env_var="STENO_PROTOCOL")
+    add("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0], env_var="STENO_PROTOCOL")
     add(
         "--loop",
         choices=["closed", "open"],

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import grpc
@@ -11,7 +11,7 @@ from geventhttpclient import HTTPClient
 from loadtest.inference import METHOD, PredictionResponse, PredictionsRequest
 from loadtest.recordings import Recording
 
-Protocols = Literal["http", "grpc"]
+PROTOCOLS = ("http", "grpc")
 
 MODEL = "asr"
 PATH = f"/predictions/{MODEL}"

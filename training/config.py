@@ -44,7 +44,8 @@ class Batches(_Config):
     padded_seconds: PositiveFloat = 60.0
     """Most audio in a batch of one process, padding included."""
     longest_seconds: PositiveFloat = 29.0
-    """Utterances beyond it are left out and counted. The network's own limit is 30 s less the tail."""
+    """Utterances beyond it, at the slowest of `augmentation.speeds`, are left out and counted. The
+    network's own limit is 30 s less the tail."""
     accumulate: PositiveInt = 1
     """Batches for one step of the optimizer."""
     workers: int = Field(default=1, ge=0)

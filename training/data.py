@@ -147,7 +147,10 @@ class BucketSampler:
         self.rank, self.world = rank, world
 
     def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """Keys (epoch, index) of this process's batches in an epoch; each utterance stands once."""
+        """Keys (epoch, index) of this process's batches in an epoch.
+
+        Over all processes each utterance stands once; where batches do not divide, some are repeated.
+        """
         rng = np.random.default_rng((self.seed, epoch))
         # Lengths are shaken a little, so that an utterance meets others in every epoch.
         order = np.argsort(self.durations * rng.uniform(0.9, 1.1, len(self.durations)))
