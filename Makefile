@@ -10,7 +10,7 @@ RUN ?= runs/mine
 CONFIG ?= training/configs/finetune.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick lint format train evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech bench-prepare pipeline bench-pod test-cluster scan loadtest capacity bench bench-settings bench-service-time lock clean
+.PHONY: help demo serve test test-quick lint format train checkpoint evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech bench-prepare pipeline bench-pod test-cluster scan loadtest capacity bench bench-settings bench-service-time lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ package: .venv/serving.done ## Pack CHECKPOINT into dist/asr.mar
 train: .venv/training.done ## Train: make train TRAIN=train.jsonl DEV=dev.jsonl [RUN=runs/mine] [CONFIG=…]
 	@test -n "$(TRAIN)" -a -n "$(DEV)" || { echo "give the manifests: make train TRAIN=train.jsonl DEV=dev.jsonl (see docs/training.md)"; exit 2; }
 	@$(BIN)/python -m training.train --config $(CONFIG) --train $(TRAIN) --dev $(DEV) --output $(RUN) $(ARGS)
+
+checkpoint: .venv/synthesis.done .venv-peers/done ## The shipped checkpoint from speech and Whisper's weights: make checkpoint SHARED=../shared
+	@$(MAKE) --no-print-directory -f training/shipped.mk checkpoint
 
 evaluate: .venv/training.done ## Measure: make evaluate MANIFEST=test.jsonl [CHECKPOINT=runs/mine/best] [BASELINE=…]
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make evaluate MANIFEST=test.jsonl (see docs/training.md)"; exit 2; }

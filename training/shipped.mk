@@ -17,7 +17,7 @@ TRAIN := $(SPEECH)/train.jsonl
 DEV := $(SPEECH)/dev.jsonl
 HELD_OUT := $(DEV) $(SPEECH)/test.jsonl
 R := $(RECIPE)
-FIT = -m training.train --resume true --dev $(DEV) $(ARGS)
+FIT = -m training.train --resume true --dev $(DEV)
 FIT_IN_PROCESSES = OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(PROCESSES) $(FIT)
 
 .PHONY: checkpoint
@@ -74,16 +74,16 @@ $(R)/synthetic/done: $(R)/sentences.txt
 	@touch $@
 
 $(R)/language_model.arpa.xz: $(R)/books/done
-	$(PYTHON) -m training.language_model --held-out $(HELD_OUT) --least 1 2 3 --text $(<D)/*.txt --output $@
+	$(PYTHON) -m training.language_model --held-out $(HELD_OUT) --least 1 3 4 --text $(<D)/*.txt --output $@
 
 # Training.
 $(R)/one/done: $(R)/train.written.jsonl $(R)/start-base/model.safetensors
-	$(PYTHON) $(FIT) --config training/configs/base.yaml --train $< --init $(R)/start-base --output $(@D)
+	$(PYTHON) $(FIT) --config training/configs/base.yaml --train $< --init $(R)/start-base --output $(@D) $(ARGS)
 	@touch $@
 
 $(R)/two/done: $(R)/one/done $(R)/synthetic/done
 	$(FIT_IN_PROCESSES) --config training/configs/base_2.yaml \
-	    --train $(R)/train.written.jsonl $(R)/synthetic/manifest.jsonl --init $(R)/one/last --output $(@D)
+	    --train $(R)/train.written.jsonl $(R)/synthetic/manifest.jsonl --init $(R)/one/last --output $(@D) $(ARGS)
 	@touch $@
 
 $(R)/mean/model.safetensors: $(R)/two/done
@@ -94,14 +94,12 @@ $(R)/mixed/model.safetensors: $(R)/mean/model.safetensors
 
 $(R)/three/done: $(R)/mixed/model.safetensors
 	$(PYTHON) $(FIT) --config training/configs/base_3.yaml --teacher $(R)/start-base \
-	    --train $(R)/train.written.jsonl --init $(R)/mixed --output $(@D)
+	    --train $(R)/train.written.jsonl --init $(R)/mixed --output $(@D) $(ARGS)
 	@touch $@
 
-$(R)/before/model.safetensors: $(R)/three/done
-	$(PYTHON) -m training.average $(R)/mean $(R)/three/best --start $(R)/start-base --start-share 0.4 --output $(@D)
-
-$(R)/shipped/model.safetensors: $(R)/before/model.safetensors
-	$(PYTHON) -m training.average $(R)/before --output $(@D) --int8
+$(R)/shipped/model.safetensors: $(R)/three/done
+	$(PYTHON) -m training.average $(R)/mean $(R)/three/best --start $(R)/start-base --start-share 0.4 --int8 \
+	    --output $(@D)
 
 $(R)/shipped/calibrated: $(R)/shipped/model.safetensors $(R)/language_model.arpa.xz
 	cp $(R)/language_model.arpa.xz $(@D)
