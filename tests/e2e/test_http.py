@@ -228,6 +228,13 @@ def test_a_file_over_the_limit_in_a_body_under_it_gets_our_413(server: TorchServ
     assert_error(post(server, sent), sent)
 
 
+def test_a_header_in_utf8_is_read_as_it_was_written(server: TorchServe) -> None:
+    headers: dict[str, str | bytes] = {**server.authorization, "X-Steno-Mode": "schnëll".encode()}
+    response = requests.post(server.predictions_url, data=b"any", headers=headers, timeout=60)
+    assert response.status_code == 400
+    assert "mode is 'schnëll'" in response.json()["error"]["message"]
+
+
 def test_silence_is_an_empty_text_and_no_error(server: TorchServe) -> None:
     response = post(server, raw("silence", encoded(speech() * 0)))
     assert (response.status_code, response.json()) == (200, {"text": ""})
