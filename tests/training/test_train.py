@@ -177,7 +177,9 @@ def test_a_teacher_at_the_audio_s_own_length_hears_what_its_student_would_withou
         noisy = loss(batch)
     for part in ("matching", "distillation"):
         assert float(same[part]) == pytest.approx(0, abs=1e-6)
-        assert float(noisy[part]) > 1e-5  # the random network's tokens hardly depend on what it hears
+        assert (
+            float(noisy[part]) > 1e-5
+        )  # the random network's tokens hardly depend on what it hears
 
 
 def test_a_batch_gives_the_mean_loss_of_its_utterances(start):
