@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import requests
@@ -28,6 +29,13 @@ from handler.management import ManagementError
 POLL_SECONDS = 0.25
 # A server that is gone cannot be waited for, but one slow answer does not mean that it is.
 LOST_SECONDS = 3 * management.TIMEOUT_SECONDS
+# A worker that was killed has loaded the model again in less. One that TorchServe has given up does not
+# come back, and what waits for it would keep the pod for the whole timeout.
+WORKERLESS_SECONDS = 180.0
+
+
+class NoWorkerError(ManagementError):
+    """Requests wait, and there is no worker to answer them."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Drain:
 
         Args:
             idle: whether nothing waits and nothing is worked on. Raises ManagementError when the
-                server cannot be asked.
+                server cannot be asked, NoWorkerError when nobody would answer what waits.
         """
         deadline = time.monotonic() + self.timeout
         time.sleep(max(0.0, min(self.propagation, self.timeout)))
@@ -59,8 +67,10 @@ class Drain:
             try:
                 quiet = idle()
                 answered_at = time.monotonic()
-            except ManagementError:
-                if time.monotonic() - answered_at > LOST_SECONDS:
+            except ManagementError as error:
+                workerless = isinstance(error, NoWorkerError)
+                patience = WORKERLESS_SECONDS if workerless else LOST_SECONDS
+                if time.monotonic() - answered_at > patience:
                     return False
                 quiet = False
             if not quiet:
@@ -69,6 +79,21 @@ class Drain:
                 return True
             time.sleep(POLL_SECONDS)
         return False
+
+
+def is_idle(url: str, folder: Path) -> bool:
+    """Tell whether no request waits and no worker is at work.
+
+    Raises:
+        NoWorkerError: requests wait, and no worker is READY or at work.
+        ManagementError: the server cannot be asked.
+    """
+    # In this order: a request goes from the queue into a worker's hands, never back.
+    state = management.describe(url)
+    working = is_busy(folder)
+    if state.pending and not state.ready and not working:
+        raise NoWorkerError(f"{state.pending} requests wait, and none of {state.workers} is READY")
+    return state.pending == 0 and not working
 
 
 def batch_delay(url: str) -> float:
@@ -96,16 +121,13 @@ def main(arguments: list[str] | None = None) -> int:
         with contextlib.suppress(requests.RequestException):
             requests.post(f"{options.exporter}/drain", timeout=5)
 
-    def idle() -> bool:
-        # In this order: a request goes from the queue into a worker's hands, never back.
-        pending = management.describe(options.management).pending
-        return pending == 0 and not is_busy(options.folder)
-
     start = time.monotonic()
     settle = batch_delay(options.management) + options.settle
     # A server that took long to answer has used up some of the time.
     left = options.timeout - (time.monotonic() - start)
-    served = Drain(options.propagation, settle, left).wait(idle)
+    served = Drain(options.propagation, settle, left).wait(
+        partial(is_idle, options.management, options.folder)
+    )
     after = f"after {time.monotonic() - start:.1f} s"
     if not served:
         print(f"gave up {after}: requests may be lost", file=sys.stderr)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from handler.busy import busy, is_busy
-from handler.drain import Drain
-from handler.management import ManagementError, describe
+from handler.drain import Drain, NoWorkerError, is_idle
+from handler.management import ManagementError, ModelState, describe
 from handler.server import Ports
 from training.package import ROOT
 
@@ -70,6 +70,27 @@ def test_a_server_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
     def idle() -> bool:
         raise ManagementError("gone")
 
+    start = time.monotonic()
+    assert not Drain(propagation=0.0, settle=0.1, timeout=60.0).wait(idle)
+    assert time.monotonic() - start < 30
+
+
+def test_what_waits_for_a_worker_that_was_given_up_does_not_keep_the_pod(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    states = iter([ModelState(1, 1, 2, 64, 0.0)])
+    given_up = ModelState(ready=0, workers=1, pending=2, capacity=64, batch_delay=0.0)
+    monkeypatch.setattr("handler.management.describe", lambda url: next(states, given_up))
+    monkeypatch.setattr("handler.drain.WORKERLESS_SECONDS", 0.5)
+
+    def idle() -> bool:
+        return is_idle("http://127.0.0.1:1", tmp_path)
+
+    assert not idle()  # a worker is READY and will take them
+    with pytest.raises(NoWorkerError, match="2 requests wait, and none of 1 is READY"):
+        idle()
+    with busy(tmp_path):
+        assert not idle()
     start = time.monotonic()
     assert not Drain(propagation=0.0, settle=0.1, timeout=60.0).wait(idle)
     assert time.monotonic() - start < 30
