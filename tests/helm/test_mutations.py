@@ -95,7 +95,7 @@ FAULTS = [
         "[{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]",
         "[{port: 54, protocol: UDP}]",
     ),
-    ("networkpolicy.yaml", "- ipBlock: {cidr: {{ . }}}", "- {}"),
+    ("networkpolicy.yaml", "- ipBlock: {cidr: {{ . | quote }}}", "- {}"),
     ("autoscaling.yaml", "kind: Deployment, name: {{ $name }}}", "kind: Deployment, name: steno}"),
     ("autoscaling.yaml", "{{- else if eq", "---\n{{- end }}\n{{- if ne"),
     ("autoscaling.yaml", "cooldownPeriod:", "coolDownPeriod:"),
