@@ -30,7 +30,7 @@ from model.hotwords import Hotword
 from model.recognizer import Mode
 from model.transcript import Granularity, ResponseFormat
 
-# In a form they are repeated, with or without OpenAI's brackets.
+# In a form they are repeated, with or without OpenAI's brackets; so many values each may have.
 MOST_HOTWORDS = 100
 LISTS = {"timestamp_granularities": len(get_args(Granularity)), "hotwords": MOST_HOTWORDS}
 GRANULARITIES_FIELD = "timestamp_granularities[]"

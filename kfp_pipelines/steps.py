@@ -292,7 +292,9 @@ def train(
 
 def _calibrate(config: StoreConfig, prepared: Path, model: Path, work: Path) -> None:
     """Let the new weights' confidences mean what they say; without enough speech they stay raw."""
-    dev = fetch_prepared(open_objects(config), prepared, work / "calibration", ("dev",))["dev"]
+    dev = work / "data" / "dev.jsonl"
+    if not dev.exists():  # other pods have trained, or an earlier attempt
+        fetch_prepared(open_objects(config), prepared, work / "data", ("dev",))
     told = ConfidenceConfig(
         checkpoint=model,
         manifest=dev,

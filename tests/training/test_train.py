@@ -144,15 +144,20 @@ def test_learns_a_batch_by_heart(start):
     assert parts["ctc"] < 0.6 * first["ctc"]
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_padded_audio(start):
-    """On a clip of nearly 30 s both hear the same; on a short one they do not."""
+def taught_by_itself(start, utterances, *, padded):
+    """A batch, and the loss of a student whose teacher has the same weights."""
     checkpoint = load_checkpoint(start)
-    teacher = Teacher(load_checkpoint(start), torch.device("cpu"), padded=True)
+    teacher = Teacher(load_checkpoint(start), torch.device("cpu"), padded=padded)
     weights = TrainConfig(train=["a"], dev="b", init="c", output="d").losses.model_copy(
         update={"matching": 1.0, "distillation": 1.0}
     )
-    batch, plain = batch_of(checkpoint, 1)
-    loss = JointLoss(checkpoint.network, checkpoint.features, weights, plain, teacher).eval()
+    batch, plain = batch_of(checkpoint, utterances)
+    return batch, JointLoss(checkpoint.network, checkpoint.features, weights, plain, teacher).eval()
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_padded_audio(start):
+    """On a clip of nearly 30 s both hear the same; on a short one they do not."""
+    batch, loss = taught_by_itself(start, 1, padded=True)
     with torch.no_grad():
         short = loss(batch)
         repeats = int(29.5 * 16_000 / batch.clean.shape[1]) + 1
@@ -164,22 +169,16 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_padded_audio(st
 
 
 def test_a_teacher_at_the_audio_s_own_length_hears_what_its_student_would_without_noise(start):
-    checkpoint = load_checkpoint(start)
-    teacher = Teacher(load_checkpoint(start), torch.device("cpu"), padded=False)
-    weights = TrainConfig(train=["a"], dev="b", init="c", output="d").losses.model_copy(
-        update={"matching": 1.0, "distillation": 1.0}
-    )
-    batch, plain = batch_of(checkpoint, 2)
-    loss = JointLoss(checkpoint.network, checkpoint.features, weights, plain, teacher).eval()
+    batch, loss = taught_by_itself(start, 2, padded=False)
+    noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         same = loss(batch)
-        batch.noisy = batch.clean + 0.1 * torch.randn(batch.clean.shape)
+        batch.noisy = batch.clean + 0.1 * noise
         noisy = loss(batch)
     for part in ("matching", "distillation"):
         assert float(same[part]) == pytest.approx(0, abs=1e-6)
-        assert (
-            float(noisy[part]) > 1e-5
-        )  # the random network's tokens hardly depend on what it hears
+        # The random network's tokens hardly depend on what it hears.
+        assert float(noisy[part]) > 1e-5
 
 
 def test_a_batch_gives_the_mean_loss_of_its_utterances(start):

@@ -63,10 +63,11 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* How many of the largest requests (`max_request_size` in handler/config.properties) lie in a share of the memory. */}}
+{{/* How many of the largest requests that TorchServe takes lie in a share of the memory. */}}
 {{- define "steno.requestsThatFit" -}}
-{{- $memory := include "steno.amount" .Values.resources.limits.memory | float64 -}}
-{{- divf (mulf $memory .share) 42008576.0 | floor | int -}}
+{{- $memory := include "steno.amount" .root.Values.resources.limits.memory | float64 -}}
+{{- $largest := .root.Files.Get "files/config.properties" | regexFind "max_request_size=[0-9]+" | trimPrefix "max_request_size=" -}}
+{{- divf (mulf $memory .share) (float64 $largest) | floor | int -}}
 {{- end -}}
 
 {{/*
@@ -77,7 +78,7 @@ the heap is left to Java. At most 64, as in the archive.
 {{- if not (kindIs "invalid" .Values.server.jobQueueSize) -}}
 {{- int .Values.server.jobQueueSize -}}
 {{- else -}}
-{{- include "steno.requestsThatFit" (merge (dict "share" 0.2) .) | int | min 64 | max 1 -}}
+{{- include "steno.requestsThatFit" (dict "root" . "share" 0.2) | int | min 64 | max 1 -}}
 {{- end -}}
 {{- end -}}
 
@@ -228,7 +229,7 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- end -}}
 {{- end -}}
 {{- $queue := include "steno.queue" . | int -}}
-{{- $most := include "steno.requestsThatFit" (merge (dict "share" 0.25) .) | int -}}
+{{- $most := include "steno.requestsThatFit" (dict "root" . "share" 0.25) | int -}}
 {{- if and (not (kindIs "invalid" $v.server.jobQueueSize)) (gt $queue $most) -}}
 {{- $problems = append $problems (printf "server.jobQueueSize is %d and resources.limits.memory %v: a quarter of it, which is Java's heap, holds %d waiting requests of 40 MiB; give no more, or more memory" $queue $v.resources.limits.memory $most) -}}
 {{- end -}}
