@@ -20,11 +20,12 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from model.audio import load_audio
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.audio import AudioError, load_audio
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.precision import has_bfloat16_units
 from model.recognizer import Recognizer, TranscribeOptions
 from training.manifest import Utterance, read_manifest, write_manifest
@@ -96,21 +97,37 @@ def _parts(word: str) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-def hear(checkpoint: Checkpoint, utterances: Sequence[Utterance], padded: bool) -> Iterator[str]:
-    """Transcribe utterances, in order; `padded` as `training.padded` tells."""
+def hear(
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], padded: bool
+) -> Iterator[tuple[Utterance, str | AudioError]]:
+    """Transcribe utterances, in order; `padded` as `training.padded` tells.
+
+    A recording that cannot be read comes with the error instead of a text: hours of hearing are not
+    lost over one.
+    """
     recognizer = None if padded else Recognizer(checkpoint)
     options = TranscribeOptions(word_timestamps=False)
     for first in tqdm(range(0, len(utterances), _CHUNK), desc="hearing", unit="batch"):
         chunk = utterances[first : first + _CHUNK]
-        waveforms = [load_audio(u.audio_filepath) for u in chunk]
+        loaded = [_load(utterance) for utterance in chunk]
+        waveforms = [found for found in loaded if isinstance(found, Tensor)]
         if recognizer is None:
-            yield from transcribe_padded(checkpoint, waveforms)
+            texts = iter(transcribe_padded(checkpoint, waveforms))
         else:
-            yield from (t.text for t in recognizer.transcribe(waveforms, options).transcripts)
+            texts = (t.text for t in recognizer.transcribe(waveforms, options).transcripts)
+        for utterance, found in zip(chunk, loaded, strict=True):
+            yield utterance, next(texts) if isinstance(found, Tensor) else found
 
 
-def main() -> None:
-    """Command line, see the module's text."""
+def _load(utterance: Utterance) -> Tensor | AudioError:
+    try:
+        return load_audio(utterance.audio_filepath)
+    except AudioError as error:
+        return error
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Write a manifest's texts with punctuation.")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
@@ -119,8 +136,12 @@ def main() -> None:
         "--padded", action="store_true", help="pad clips to 30 s, for Whisper's own weights"
     )
     args = parser.parse_args()
-    kept, rejected = punctuate(args.checkpoint, args.manifest, args.output, padded=args.padded)
-    print(f"{args.output}: {kept} utterances, {rejected} rejected lines")
+    try:
+        kept, rejected = punctuate(args.checkpoint, args.manifest, args.output, padded=args.padded)
+    except (CheckpointError, OSError) as error:
+        parser.error(str(error))
+    print(f"{args.output}: {kept} utterances, {rejected} rejected")
+    return 0
 
 
 def punctuate(
@@ -128,24 +149,31 @@ def punctuate(
 ) -> tuple[int, int]:
     """Write a manifest whose utterances have `written`; how many were kept, and rejected.
 
+    Lines that cannot be used and recordings that cannot be read are named on stderr and left out.
+
     Args:
         padded: pad clips to 30 s, for Whisper's own weights.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        OSError: the manifest cannot be read, or the output not be written.
     """
-    utterances, rejected = read_manifest(manifest)
-    for line in rejected:
+    utterances, lines = read_manifest(manifest)
+    for line in lines:
         print(f"{line.manifest}:{line.line}: {line.reason}", file=sys.stderr)
     checkpoint = load_checkpoint(checkpoint_folder)
     if padded and has_bfloat16_units(torch.device("cpu")):
         checkpoint.network.to(torch.bfloat16)
-    texts = hear(checkpoint, utterances, padded)
-    result = [
-        replace(utterance, written=written_form(utterance.text, heard))
-        for utterance, heard in zip(utterances, texts, strict=True)
-    ]
     output.parent.mkdir(parents=True, exist_ok=True)
+    result = []
+    for utterance, heard in hear(checkpoint, utterances, padded):
+        if isinstance(heard, AudioError):
+            print(f"{utterance.audio_filepath}: {heard}", file=sys.stderr)
+        else:
+            result.append(replace(utterance, written=written_form(utterance.text, heard)))
     write_manifest(output, result)
-    return len(result), len(rejected)
+    return len(result), len(lines) + len(utterances) - len(result)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -64,3 +64,34 @@ def test_command_writes_a_manifest_that_keeps_the_spoken_words(tmp_path, padded)
     assert not rejected
     assert [u.text for u in written] == [s["text"] for s in spoken]
     assert all(u.written and u.written[0].isupper() for u in written)
+
+
+def test_command_names_what_cannot_be_read_and_keeps_the_rest(tmp_path):
+    first = read_manifest(FIXTURES)[0][0]
+    (tmp_path / "broken.wav").write_bytes(b"RIFF, and no more")
+    lines = [
+        {"audio_filepath": "broken.wav", "duration": 1.0, "text": "lost"},
+        {
+            "audio_filepath": str(first.audio_filepath),
+            "duration": first.duration,
+            "text": first.text,
+        },
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    result = _run("--manifest", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert result.returncode == 0, result.stderr
+    assert "1 utterances, 1 rejected" in result.stdout
+    assert "broken.wav: " in result.stderr
+    assert [u.text for u in read_manifest(tmp_path / "out.jsonl")[0]] == [first.text]
+
+
+def test_command_says_in_a_line_that_there_is_no_manifest(tmp_path):
+    result = _run("--manifest", tmp_path / "none.jsonl", "--output", tmp_path / "out.jsonl")
+    assert result.returncode == 2
+    assert "none.jsonl" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def _run(*arguments):
+    command = [sys.executable, "-m", "training.punctuate", "--checkpoint", SHIPPED, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
