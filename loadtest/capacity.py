@@ -5,10 +5,13 @@
 
 `plan` simulates pods with the measured service time (`make bench-service-time`). `check` replays the
 arrivals of an open-loop load test against one simulated pod, and says how far the simulation is off.
+How fast the machine was during the load test is taken from its requests that met no other; the waiting,
+which the others have, is what is checked.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from loadtest.objectives import Latency, Objectives, judge
-from loadtest.outcomes import Outcome, Summary, summarize
+from loadtest.outcomes import Outcome, Summary, lone, summarize
 from loadtest.recordings import Kind, parse_mix
 from loadtest.report import read_outcomes
 from loadtest.service_time import DEFAULT as SERVICE_TIME
@@ -48,6 +51,8 @@ TRIAL_SECONDS = 90.0
 LEAST_USE = 0.01
 # What comes while the queues are still filling is no steady state.
 WARM_UP = 1 / 3
+# So many requests that met no other tell how fast the machine was.
+LEAST_LONE = 20
 
 
 class Plan(BaseModel):
@@ -221,9 +226,31 @@ def compare(measured: Sequence[Outcome], simulated: Sequence[Outcome]) -> str:
     return _table(heading, rows)
 
 
+def slowness(outcomes: Sequence[Outcome], service: ServiceTime) -> tuple[float, int]:
+    """How many times as long as measured lone requests took (median), and how many there were.
+
+    Raises:
+        ValueError: there are too few of them.
+    """
+    ratios = [
+        outcome.seconds / service.seconds([outcome.audio_seconds])
+        for outcome in lone(outcomes)
+        if outcome.fate == "answered" and outcome.audio_seconds > 0
+    ]
+    if len(ratios) < LEAST_LONE:
+        raise ValueError(
+            f"{len(ratios)} requests met no other, and {LEAST_LONE} are needed to tell how fast the "
+            "machine was; run a longer load test, or one with a lower --rate"
+        )
+    return statistics.median(ratios), len(ratios)
+
+
 def check(arguments: argparse.Namespace) -> None:
     """Replay a load test's arrivals and compare."""
-    loop = json.loads(arguments.results.read_text(encoding="utf-8"))["facts"]["loop"]
+    results = json.loads(arguments.results.read_text(encoding="utf-8"))
+    loop = results.get("facts", {}).get("loop") if isinstance(results, dict) else None
+    if loop is None:
+        raise ValueError(f"{arguments.results} is no results.json of a load test")
     if loop != "open":
         raise ValueError(
             f"{arguments.results} is of a {loop} loop, whose arrivals wait for answers; "
@@ -236,12 +263,14 @@ def check(arguments: argparse.Namespace) -> None:
     arrivals = [Arrival(o.due - start, o.kind, o.audio_seconds) for o in outcomes]
     service = read_service_time(arguments.service_time)
     plan = _read_plan(arguments.config)
-    found = simulate(arrivals, service, plan.pods, 1, seed=arguments.seed)
+    factor, alone = slowness(outcomes, service)
+    found = simulate(arrivals, service.slowed(factor), plan.pods, 1, seed=arguments.seed)
     rate = len(arrivals) / (arrivals[-1].time or 1.0)
     busy = found.busy_seconds / (found.pod_seconds * plan.pods.workers)
     text = (
-        f"{len(arrivals)} arrivals, {rate:.2f} in a second; the simulated workers were busy for "
-        f"{busy:.0%} of the time.\n\n{compare(outcomes, found.outcomes)}"
+        f"{len(arrivals)} arrivals, {rate:.2f} in a second. The {alone} that met no other took "
+        f"{factor:.2f} times the measured service times (median), and so the simulated workers do. They "
+        f"were busy for {busy:.0%} of the time.\n\n{compare(outcomes, found.outcomes)}"
     )
     print(text)
     if arguments.document:

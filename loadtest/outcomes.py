@@ -1,5 +1,6 @@
 """What became of each request, and figures over many of them."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,19 @@ class Totals:
     audio_seconds: float
     rtfx: float
     reasons: dict[str, int]
+
+
+def lone(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Those that shared the service with no other, from when they were due until they were answered."""
+    ordered = sorted(outcomes, key=lambda outcome: outcome.due)
+    following = [*(outcome.due for outcome in ordered), math.inf][1:]
+    found = []
+    busy_until = -math.inf
+    for outcome, next_due in zip(ordered, following, strict=True):
+        if busy_until <= outcome.due and outcome.ended <= next_due:
+            found.append(outcome)
+        busy_until = max(busy_until, outcome.ended)
+    return found
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:

@@ -118,6 +118,11 @@ class ServiceTime(BaseModel):
             + self.per_longest_second * longest
         )
 
+    def slowed(self, factor: float) -> Self:
+        """The same on a machine that takes `factor` times as long."""
+        costs = ("per_batch", "per_request", "per_padded_second", "per_longest_second")
+        return self.model_copy(update={name: factor * getattr(self, name) for name in costs})
+
     def speed(self, workers: int) -> float:
         """How fast each of so many workers at work is, to one alone.
 

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,27 +73,50 @@ def service_file(tmp_path: Path) -> Path:
     return path
 
 
-def write_test(folder: Path, loop: str) -> Path:
+def write_test(folder: Path, loop: str, slower: float = 1.0) -> Path:
     """Results of a load test whose server was a simulated pod."""
-    found = simulate(PLAN.arrivals(1.0, 4000.0, seed=5), SERVICE, PLAN.pods, 1, seed=5)
+    service = SERVICE.slowed(slower)
+    found = simulate(PLAN.arrivals(1.0, 4000.0, seed=5), service, PLAN.pods, 1, seed=5)
     outcomes = [o._replace(due=o.due + 1.7e9) for o in found.outcomes]
     results = Results({"host": "h", "loop": loop}, outcomes, [], judge(Objectives(), outcomes))
     return write_results(folder, results).with_name("results.json")
 
 
+@pytest.mark.parametrize("slower", [1.0, 2.0])
 def test_a_check_finds_a_server_that_is_as_simulated(
-    tmp_path: Path, service_file: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, service_file: Path, capsys: pytest.CaptureFixture[str], slower: float
 ) -> None:
-    results = write_test(tmp_path, "open")
+    results = write_test(tmp_path, "open", slower)
     document = tmp_path / "capacity.md"
     document.write_text("before\n<!-- check -->\n<!-- /check -->\nafter\n")
     command = ["check", str(results), "--service-time", str(service_file)]
     assert main([*command, "--document", str(document)]) == 0
-    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "| p" in line]
+    said = capsys.readouterr().out
+    found = re.search(r"took ([\d.]+) times", said)
+    assert found and float(found[1]) == pytest.approx(slower, rel=0.05)
+    rows = [line.split("|") for line in said.splitlines() if "| p" in line]
     assert len(rows) == 4
     for row in rows:
         assert abs(float(row[6].strip(" %"))) <= 15
     assert "| sentence | p95 |" in document.read_text()
+
+
+def test_a_check_of_a_server_that_was_never_idle_says_what_to_do(
+    tmp_path: Path, service_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_test(tmp_path, "open", slower=30.0)
+    assert main(["check", str(results), "--service-time", str(service_file)]) == 1
+    assert "lower --rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", '{"requests": 3}'])
+def test_another_json_is_no_result(
+    tmp_path: Path, service_file: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    results = tmp_path / "results.json"
+    results.write_text(content)
+    assert main(["check", str(results), "--service-time", str(service_file)]) == 1
+    assert "results.json is no results.json of a load test" in capsys.readouterr().err
 
 
 def test_a_closed_loop_cannot_be_replayed(

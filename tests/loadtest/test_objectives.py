@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from loadtest.objectives import DEFAULT, Latency, Objectives, judge, read_objectives
-from loadtest.outcomes import Fate, Outcome, summarize, total
+from loadtest.outcomes import Fate, Outcome, lone, summarize, total
 from loadtest.recordings import Kind
 
 
@@ -94,3 +94,10 @@ def test_no_request_at_all_is_no_success() -> None:
 def test_impossible_objectives_are_refused() -> None:
     with pytest.raises(ValidationError):
         Objectives(least_rtfx=-1)
+
+
+def test_lone_requests_are_those_whose_time_no_other_shares() -> None:
+    times = [(0.0, 1.0), (2.0, 9.0), (3.0, 1.0), (10.5, 1.0), (11.0, 2.0), (14.0, 1.0)]
+    outcomes = [outcome("command", seconds, due=due) for due, seconds in times]
+    assert [own.due for own in lone(reversed(outcomes))] == [0.0, 14.0]
+    assert lone([]) == []
