@@ -36,12 +36,14 @@ class Draft:
         self._grows = self._all
         self._shrinks = 0
         self._last = ""
+        self._letters = 0  # that were written
 
     def follow(self, token: int) -> None:
         """Take in a token that was written."""
         text = self._tokenizer.piece(token)
         for letter in text.lower():
             if letter.isalnum() or letter in " '":
+                self._letters += 1
                 self._step(self._places.get(letter, 0))
         self._last = text[-1:] or self._last
 
@@ -55,6 +57,11 @@ class Draft:
         up = up << 1 | 1
         self._grows = (down | ~(vertical | up)) & self._all
         self._shrinks = up & vertical & self._all
+
+    @property
+    def overrun(self) -> float:
+        """Letters that were written for each of the draft's."""
+        return self._letters / len(self._text)
 
     @property
     def place(self) -> int:

@@ -1,5 +1,6 @@
 """Which numbers a device computes fast with."""
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -33,4 +34,10 @@ def has_bfloat16_units(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return has_amx_tiles() or torch.cpu._is_avx512_bf16_supported()
+
+
+@cache
+def has_amx_tiles() -> bool:
+    """Whether the CPU multiplies tiles of matrices (AMX; Intel's servers from Sapphire Rapids on)."""
+    return torch.cpu._is_amx_tile_supported()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.draft import Draft
 from model.features import ENCODER_FRAMES_PER_SECOND
-from model.hypothesis import Hypothesis, cycle_length
+from model.hypothesis import Hypothesis, cycle_length, doubled_length
 from model.network import Decoder
 from model.tokenizer import Characters, Tokenizer
 
@@ -21,8 +21,6 @@ AVG_LOGPROB_LIMIT = -1.0
 # Fast speech has about 6 tokens a second; a text beyond twice that is made up.
 TOKENS_PER_SECOND = 12
 TOKENS_AT_LEAST = 16
-# Fewer tokens that are written twice are left alone: "very very", "no, no".
-TWICE_TOKENS = 4
 # Most places of the decoder in a pass of drafts: more cost more than the guesses save.
 ROWS_A_PASS = 8
 # Rows that have ended leave the batch once so few are left of it: each time the others are copied.
@@ -63,9 +61,7 @@ def until_repeated(tokens: Sequence[int]) -> Sequence[int]:
 
     Any other is returned as it is, and so is one that repeats a few tokens only.
     """
-    most = len(tokens) // 2
-    periods = (p for p in range(TWICE_TOKENS, most + 1) if tokens[-p:] == tokens[-2 * p : -p])
-    period = cycle_length(tokens) or next(periods, None)
+    period = cycle_length(tokens) or doubled_length(tokens)
     if period is None:
         return tokens
     end = len(tokens)
@@ -120,7 +116,8 @@ def greedy_search(
 
     With drafts the decoder reads several tokens of a guess in one pass and keeps those that it would
     have written itself, and one of its own after them (speculative decoding, Leviathan et al., 2023).
-    The texts are the same, in fewer passes. Rows that have ended leave the batch, so the work shrinks
+    The texts are the same, in fewer passes, but for one that repeats itself far beyond its draft: it is
+    stopped. Rows that have ended leave the batch, so the work shrinks
     with it.
 
     A clip that is to be reconsidered then gets other texts, each with the second-best token in a place

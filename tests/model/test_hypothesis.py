@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
+from model.checkpoint import load_checkpoint
+from model.draft import Draft
 from model.hypothesis import (
     GIVE_UP_TOKENS,
     MOST_RIVALS,
@@ -14,6 +16,7 @@ from model.hypothesis import (
     Rest,
 )
 from model.search import greedy_search
+from tests.random_checkpoint import SHIPPED
 
 END = 0
 # What a decoder says after some tokens: the best one, its probability, the second-best and its.
@@ -44,6 +47,27 @@ def test_a_text_without_doubt_is_written_once():
     assert text.tokens == [1, 2, 3]
     assert len(text.logprobs) == 4
     assert begun == [[]]
+
+
+@pytest.mark.parametrize(
+    ("heard", "times", "looped"),
+    [
+        ("turn off the lights", 2, True),
+        ("turn off the ligts", 2, True),
+        ("turn off the lights turn off the lights", 3, True),
+        ("turn off the lights turn off the lights", 2, False),
+        ("turn the lights", 1, False),
+    ],
+)
+def test_a_text_that_stands_twice_is_a_loop_only_where_it_was_heard_once(heard, times, looped):
+    tokenizer = load_checkpoint(SHIPPED).tokenizer
+    once = tokenizer.encode("Turn off the lights.")
+    text = Hypothesis([], 100, tokenizer.end, Draft(heard, tokenizer), reconsider=False)
+    for token in [*once * (5 if looped else times), tokenizer.end]:
+        if not text.write(token, -0.1, None):
+            break
+    assert text.looped == looped
+    assert len(text.tokens) // len(once) == times
 
 
 def misleading(before: Sequence[int]) -> tuple[int, float, int, float]:

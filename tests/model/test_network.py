@@ -14,7 +14,7 @@ from model.audio import load_audio
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.features import LogMel
 from model.int8 import Int8Weight
-from model.network import ModelDimensions, Network
+from model.network import MANY_QUERIES, ModelDimensions, Network
 from model.precision import has_int8_units
 from model.search import greedy_search
 from model.whisper import from_whisper
@@ -235,3 +235,29 @@ def test_what_is_remembered_of_each_row_is_as_of_one_pass_over_its_text(random_c
             alone = decoder.start(encoded[i : i + 1, : frames[i]], frames[i : i + 1])
             expected = decoder(whole, alone)[0, length:]
             torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_the_same_with_and_without_tiles(random_checkpoint, monkeypatch, dtype):
+    network = random_checkpoint.network.to(dtype)
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(3, 80, 2 * MANY_QUERIES + 32, generator=generator)
+    tokens = torch.randint(0, 200, (3, 5), generator=generator)
+    for frames in ([MANY_QUERIES + 16] * 3, [MANY_QUERIES + 16, 40, 3]):
+        counts = torch.tensor(frames)
+        found = []
+        for tiles in (True, False):
+            monkeypatch.setattr("model.network.has_amx_tiles", lambda has=tiles: has)
+            encoded = network.encoder(features, counts)
+            heard = [own[:count] for own, count in zip(encoded, frames, strict=True)]
+            cache = network.decoder.start(encoded, counts, remember=True)
+            once = network.decoder(tokens, cache)
+            cache.lengths = [5, 3, 4]
+            found.append([*heard, once, network.decoder(tokens[:, :2], cache)])
+            found[-1].append(network.decoder(tokens, network.decoder.start(encoded, counts)))
+        close = (
+            {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.1}
+        )
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, **close)
