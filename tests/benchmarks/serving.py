@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,15 +104,26 @@ class Contest:
         self.clients = {name: Client(server) for name, server in servers.items()}
         self.batches = self._ready_batches()
 
-    def turns(self) -> Iterator[dict[str, Turn]]:
-        """One round of the contenders but for the peers; those with one caller have theirs together."""
-        yield {NETWORK: self.network()}
-        yield {RECOGNIZER: self.from_files()}
-        alone = in_turn(self.clients, recordings(self.clips, self.rng), self.rng)
-        yield {callers_name(name, 1): _turn(calls) for name, calls in alone.items()}
+    def turns(self) -> dict[str, Turn]:
+        """One round of the contenders but for the peers.
+
+        Network and recognizer have their turns before and after Steno's 16 callers, since this machine's
+        speed drifts; one caller's are together.
+        """
         passes = [recordings(self.clips, self.rng) for _ in range(PASSES)]
-        for name, client in self.clients.items():
-            yield {callers_name(name, MANY): _turn(client.closed_loop(passes, MANY))}
+        network, recognizer = self.network(), self.from_files()
+        many = self.clients[STENO].closed_loop(passes, MANY)
+        recognizer = _mean(recognizer, self.from_files())
+        network = _mean(network, self.network())
+        alone = in_turn(self.clients, recordings(self.clips, self.rng), self.rng)
+        official = self.clients[OFFICIAL].closed_loop(passes, MANY)
+        return {
+            NETWORK: network,
+            RECOGNIZER: recognizer,
+            **{callers_name(name, 1): _turn(calls) for name, calls in alone.items()},
+            callers_name(STENO, MANY): _turn(many),
+            callers_name(OFFICIAL, MANY): _turn(official),
+        }
 
     def network(self) -> Turn:
         """Encoder and search alone."""
@@ -142,10 +153,11 @@ class Contest:
 
         Args:
             capacity: requests of these clips that the server answers in a second.
+            probes: how often the clip is sent.
         """
-        content = clip_of_ten_seconds([clip.samples for clip in self.clips])
+        ten = clips_of_ten_seconds([clip.samples for clip in self.clips], probes, self.rng)
         others = recordings(self.clips, self.rng)
-        return self.clients[STENO].probe(content, others, capacity / 2, probes)
+        return self.clients[STENO].probe(ten, others, capacity / 2)
 
     @torch.inference_mode()
     def _ready_batches(self) -> list[Ready]:
@@ -164,6 +176,10 @@ def _turn(calls: Calls) -> Turn:
     return Turn(calls.seconds, calls.texts, calls.latency)
 
 
+def _mean(one: Turn, other: Turn) -> Turn:
+    return Turn((one.seconds + other.seconds) / 2, one.texts)
+
+
 def as_wav(samples: Tensor) -> bytes:
     """16-bit WAV at 16 kHz."""
     file = io.BytesIO()
@@ -177,13 +193,17 @@ def recordings(clips: Sequence[Clip], rng: random.Random) -> list[bytes]:
     Callers seldom send a length twice. What a server keeps for one, such as compiled kernels, must not
     help it with the same files a second time.
     """
-    tails = [int(rng.uniform(0, TAIL_SECONDS) * SAMPLE_RATE) for _ in clips]
-    return [as_wav(pad(clip.samples, (0, n))) for clip, n in zip(clips, tails, strict=True)]
+    return [_with_tail(clip.samples, rng) for clip in clips]
 
 
-def clip_of_ten_seconds(speech: Sequence[Tensor]) -> bytes:
-    """WAV of the first ten seconds of speech."""
-    return as_wav(torch.cat(list(speech))[: int(PROBE_SECONDS * SAMPLE_RATE)])
+def _with_tail(samples: Tensor, rng: random.Random) -> bytes:
+    return as_wav(pad(samples, (0, int(rng.uniform(0, TAIL_SECONDS) * SAMPLE_RATE))))
+
+
+def clips_of_ten_seconds(speech: Sequence[Tensor], count: int, rng: random.Random) -> list[bytes]:
+    """WAV of the first ten seconds of speech, so many times, with tails as in `recordings`."""
+    ten = torch.cat(list(speech))[: int(PROBE_SECONDS * SAMPLE_RATE)]
+    return [_with_tail(ten, rng) for _ in range(count)]
 
 
 def callers_name(name: str, callers: int) -> str:
@@ -251,8 +271,9 @@ def goals(rows: Sequence[Row], short: dict[str, Spread], alone: float, loaded: f
     """The ratios that are aimed at, beside those found."""
     found = {row.name: row for row in rows}
 
-    def ratio(one: str, other: str) -> float:
-        return found[one].rtfx.median / found[other].rtfx.median
+    def ratio(one: str, other: str) -> float:  # of the same rounds: the machine's speed drifts
+        pairs = zip(found[one].rtfx.rounds, found[other].rtfx.rounds, strict=True)
+        return statistics.median(own / others for own, others in pairs)
 
     many = {name: found[callers_name(name, MANY)] for name in (STENO, OFFICIAL)}
     latency = [row.p95.median for row in many.values() if row.p95]
@@ -313,11 +334,10 @@ def measure(
     latency: defaultdict[str, list[float]] = defaultdict(list)
     short: defaultdict[str, list[float]] = defaultdict(list)
     wer: dict[str, float] = {}
-    for _ in contest.turns():  # the first round warms everything up
-        pass
+    contest.turns()  # the first round warms everything up
     few = [clip for clip in contest.clips if clip.seconds < SHORT_SECONDS]
     for _ in range(rounds):
-        for name, found in (item for turn in contest.turns() for item in turn.items()):
+        for name, found in contest.turns().items():
             rtfx[name].append(contest.audio_seconds / found.seconds)
             if found.latency:
                 latency[name].extend(found.latency)

@@ -68,24 +68,27 @@ class Client:
         return Calls(texts, [taken for _, taken in found], seconds)
 
     def probe(
-        self, content: bytes, others: Sequence[bytes], rate: float, probes: int
+        self, contents: Sequence[bytes], others: Sequence[bytes], rate: float
     ) -> tuple[list[float], list[float]]:
-        """Seconds that a file takes alone, and among others that come at random.
+        """Seconds that each file takes alone, and among others that come at random.
+
+        Alone a half has its turn before, and the other half after the rest.
 
         Args:
-            content: the file.
+            contents: the files.
             others: what else is sent: four requests of five.
             rate: arrivals in a second if all were as long as the others are on average; they come
-                less often by as much as the file is longer.
-            probes: how often the file is sent.
+                less often by as much as the files are longer.
         """
-        alone = [self.call(content)[1] for _ in range(probes)]
+        half = len(contents) // 2
+        alone = [self.call(content)[1] for content in contents[:half]]
         rng = random.Random(0)
         mixed = [
-            one for _ in range(probes) for one in (content, *rng.choices(others, k=PROBE_EVERY))
+            one for content in contents for one in (content, *rng.choices(others, k=PROBE_EVERY))
         ]
         rate *= statistics.mean(map(len, others)) / statistics.mean(map(len, mixed))
-        return alone, self.arrivals(mixed, rate, seed=0)[:: PROBE_EVERY + 1]
+        loaded = self.arrivals(mixed, rate, seed=0)[:: PROBE_EVERY + 1]
+        return alone + [self.call(content)[1] for content in contents[half:]], loaded
 
     def arrivals(self, contents: Sequence[bytes], rate: float, seed: int) -> list[float]:
         """Seconds that each file takes from when it is due, with Poisson arrivals of a rate."""

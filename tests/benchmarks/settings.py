@@ -28,7 +28,7 @@ from tests.benchmarks.serving import (
     MANY,
     PASSES,
     PROBES,
-    clip_of_ten_seconds,
+    clips_of_ten_seconds,
     draw_evenly,
     recordings,
 )
@@ -94,9 +94,9 @@ def measure(client: Client, shipped: Client, clips: Sequence[Clip], rounds: int)
         order = rng.sample(list(both), len(both))
         found[MANY].append({name: both[name].closed_loop(passes, MANY) for name in order})
     seconds = {n: statistics.median(turn[""].seconds for turn in own) for n, own in found.items()}
-    ten = clip_of_ten_seconds([clip.samples for clip in clips])
+    ten = clips_of_ten_seconds([clip.samples for clip in clips], PROBES, rng)
     others = recordings(clips, rng)
-    alone, loaded = client.probe(ten, others, len(clips) / seconds[MANY] / 2, PROBES)
+    alone, loaded = client.probe(ten, others, len(clips) / seconds[MANY] / 2)
     return Found(
         seconds,
         {n: [t["shipped"].seconds / t[""].seconds for t in own] for n, own in found.items()},
