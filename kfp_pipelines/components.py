@@ -253,14 +253,15 @@ def roll_out(
 def notify(
     store: str,
     run: str,
-    webhook: str,
     summary: Output[Markdown],
     status: dsl.PipelineTaskFinalStatus,
 ) -> None:
-    """Sum the run up, whatever happened, and send it to the webhook if there is one."""
+    """Sum the run up, whatever happened, and post it to the address in STENO_WEBHOOK if there is one."""
+    import os
     from pathlib import Path
 
     from kfp_pipelines import steps
 
+    webhook = os.environ.get("STENO_WEBHOOK", "")
     text = steps.notify(store, run, status.state, status.error_message or "", webhook)
     Path(summary.path).write_text(text, encoding="utf-8")

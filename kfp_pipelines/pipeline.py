@@ -14,6 +14,8 @@ VARIABLES = (
     "AWS_DEFAULT_REGION",
 )
 TOKEN_SECRET, TOKEN_KEY = "steno-token", "token"
+# Not a parameter of the run: everybody who may see runs would see it, and could post.
+WEBHOOK_SECRET, WEBHOOK_KEY = "steno-webhook", "url"
 # So long after the first attempt began, attempts included, nothing is tried again.
 # Kubeflow's default is an hour.
 RETRY_FOR = "2592000s"
@@ -97,7 +99,6 @@ def retraining(
     serving_namespace: str = "steno",
     serving_deployment: str = "steno",
     serving_url: str = "http://steno.steno.svc:8080/predictions/asr",
-    notify_webhook: str = "",
 ) -> None:
     """Retrain, compare, and deploy what is better.
 
@@ -141,12 +142,12 @@ def retraining(
         serving_namespace: Namespace of the serving release.
         serving_deployment: Name of its Deployment.
         serving_url: Where the probe is sent after a roll-out.
-        notify_webhook: Where the summary is posted (Slack, Mattermost, Teams). Empty: nowhere.
     """
     run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    last = components.notify(store=store, run=run, webhook=notify_webhook)
+    last = components.notify(store=store, run=run)
     last.set_display_name("Notify")
     _small(last)
+    kubernetes.use_secret_as_env(last, WEBHOOK_SECRET, {WEBHOOK_KEY: "STENO_WEBHOOK"}, True)
     with dsl.ExitHandler(last, name="retrain"):
         ingested = components.ingest(
             store=store,

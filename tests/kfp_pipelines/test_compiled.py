@@ -83,6 +83,20 @@ def test_every_step_finds_the_store_and_can_be_repeated(
     assert {name for name in steps if "retryPolicy" not in tasks[name]} == set()
 
 
+def test_the_webhooks_address_is_no_parameter_of_the_run(
+    documents: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    pipeline, platform = documents
+    assert not any("webhook" in name for name in pipeline["root"]["inputDefinitions"]["parameters"])
+    found = {
+        name: secret["secretNameParameter"]["runtimeValue"]["constant"]
+        for name, asked in platform.items()
+        for secret in asked["secretAsEnv"]
+        if secret["optional"] and secret["keyToEnv"][0]["envVar"] == "STENO_WEBHOOK"
+    }
+    assert found == {"exec-notify": "steno-webhook"}
+
+
 def test_what_depends_on_its_inputs_alone_is_cached_and_nothing_else(
     documents: tuple[dict[str, Any], dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
