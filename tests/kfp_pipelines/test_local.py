@@ -84,6 +84,8 @@ def test_a_first_run_deploys_and_the_same_again_is_cached_and_refused(
         text = endpoint.transcribe(FIXTURES / "short.wav")  # of random weights, but the same again
         first = capfd.readouterr().out
         assert "v2 is in production and wrote" in first
+        # Random weights write no right word, and a run must not end of that.
+        assert "confidences are not calibrated" in first
 
         runner.run(parameters)
         second = capfd.readouterr().out
