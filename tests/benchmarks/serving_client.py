@@ -68,27 +68,24 @@ class Client:
         return Calls(texts, [taken for _, taken in found], seconds)
 
     def probe(
-        self, contents: Sequence[bytes], others: Sequence[bytes], rate: float
+        self, contents: Sequence[bytes], others: Sequence[bytes], rate: float, seed: int
     ) -> tuple[list[float], list[float]]:
         """Seconds that each file takes alone, and among others that come at random.
-
-        Alone a half has its turn before, and the other half after the rest.
 
         Args:
             contents: the files.
             others: what else is sent: four requests of five.
             rate: arrivals in a second if all were as long as the others are on average; they come
                 less often by as much as the files are longer.
+            seed: of the arrivals.
         """
-        half = len(contents) // 2
-        alone = [self.call(content)[1] for content in contents[:half]]
-        rng = random.Random(0)
+        alone = [self.call(content)[1] for content in contents]
+        rng = random.Random(seed)
         mixed = [
             one for content in contents for one in (content, *rng.choices(others, k=PROBE_EVERY))
         ]
         rate *= statistics.mean(map(len, others)) / statistics.mean(map(len, mixed))
-        loaded = self.arrivals(mixed, rate, seed=0)[:: PROBE_EVERY + 1]
-        return alone + [self.call(content)[1] for content in contents[half:]], loaded
+        return alone, self.arrivals(mixed, rate, seed)[:: PROBE_EVERY + 1]
 
     def arrivals(self, contents: Sequence[bytes], rate: float, seed: int) -> list[float]:
         """Seconds that each file takes from when it is due, with Poisson arrivals of a rate."""
