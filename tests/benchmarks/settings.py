@@ -27,7 +27,6 @@ from tests.benchmarks.accuracy import QUIET_LOAD, Clip, read_clips
 from tests.benchmarks.serving import (
     MANY,
     PASSES,
-    PROBES,
     clips_of_ten_seconds,
     draw_evenly,
     recordings,
@@ -36,6 +35,8 @@ from tests.benchmarks.serving_client import Calls, Client, in_turn, wait_for_all
 from tests.benchmarks.setting import Setting
 from training.documents import fill
 from training.machine import Machine
+
+PROBES = 20  # of a clip of 10 s, for each setting
 
 
 def settings(cores: int) -> list[Setting]:
