@@ -19,8 +19,8 @@ LOOP_TOKENS = 20
 LOOP_LONGEST_CYCLE = 30
 # Fewer tokens that are written twice are left alone: "very very", "no, no".
 TWICE_TOKENS = 4
-# Tokens that stand twice are a loop where the text has more than so many times the letters of its draft: a
-# speaker who says it twice is heard twice. Dev has the same errors with it, clean and in noise of 10 dB.
+# Tokens that stand twice are a loop where the text has more than so many times the letters of its draft:
+# who says it twice is heard twice. Dev has the same errors with it, clean and in noise of 10 dB.
 LOOP_LETTERS = 1.5
 
 # The next six were chosen on dev in six conditions (docs/experiments.md).
