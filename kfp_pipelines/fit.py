@@ -194,9 +194,8 @@ def _punctuate(task: FitTask, work: Path) -> None:
     objects, key = open_objects(task.store), task.key.replace(".tar", ".written.jsonl")
     written = work / "data" / "written.jsonl"
     if not objects.keys(key):
-        _, rejected = punctuate(work / "start", work / "data" / "train.jsonl", written)
-        if rejected:  # Preprocess has read each of them
-            raise RuntimeError(f"{rejected} utterances of the corpus cannot be read, see above")
+        # Prepare has read each recording.
+        punctuate(work / "start", work / "data" / "train.jsonl", written, strict=True)
         with suppress(Conflict):  # another node was first
             objects.upload(written, key, create=True)
     objects.download(key, written)

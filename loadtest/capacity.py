@@ -5,8 +5,7 @@
 
 `plan` simulates pods with the measured service time (`make bench-service-time`). `check` replays the
 arrivals of an open-loop load test against one simulated pod, and says how far the simulation is off.
-How fast the machine was during the load test is taken from its requests that met no other; the waiting,
-which the others have, is what is checked.
+How fast the machine was during the load test is taken from its requests that met no other.
 """
 
 import argparse
@@ -228,6 +227,9 @@ def compare(measured: Sequence[Outcome], simulated: Sequence[Outcome]) -> str:
 
 def slowness(outcomes: Sequence[Outcome], service: ServiceTime) -> tuple[float, int]:
     """How many times as long as measured lone requests took (median), and how many there were.
+
+    Most are short and of quiet minutes, since the others seldom stay alone: where the machine's speed
+    changes within the test, the figure is rather too low.
 
     Raises:
         ValueError: there are too few of them.

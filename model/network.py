@@ -248,7 +248,7 @@ class Encoder(nn.Module):
             halves = mask.repeat_interleave(2, dim=1)[:, None, :]
             x = F.gelu(self.conv1(x * halves)) * halves
             x = F.gelu(self.conv2(x))
-        # Sums keep the order in memory of what they are of, and each layer would be slower in this one.
+        # Sums keep the convolutions' order in memory, in which each layer's norms would copy first.
         x = x.transpose(1, 2).contiguous() + self.embed_positions[:length]
         key_mask = None if mask is None else mask[:, None, None, :]
         for layer in self.layers:

@@ -36,7 +36,8 @@ class Decoded:
         logprobs: natural logarithm of the probability of each token, and of the end unless the text
             was stopped before it.
         no_speech_prob: probability of the no-speech token, in [0, 1].
-        looped: the text ran into a cycle, or past the length that the audio can hold.
+        looped: the text ran into a cycle, stands twice far beyond its draft, or went past the length
+            that the audio can hold.
     """
 
     tokens: tuple[int, ...]
@@ -117,8 +118,7 @@ def greedy_search(
     With drafts the decoder reads several tokens of a guess in one pass and keeps those that it would
     have written itself, and one of its own after them (speculative decoding, Leviathan et al., 2023).
     The texts are the same, in fewer passes, but for one that repeats itself far beyond its draft: it is
-    stopped. Rows that have ended leave the batch, so the work shrinks
-    with it.
+    stopped. Rows that have ended leave the batch, so the work shrinks with it.
 
     A clip that is to be reconsidered then gets other texts, each with the second-best token in a place
     of doubt, and keeps the most probable (`model.hypothesis`).

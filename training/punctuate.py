@@ -99,7 +99,7 @@ def _parts(word: str) -> tuple[str, str, str]:
 
 def hear(
     checkpoint: Checkpoint, utterances: Sequence[Utterance], padded: bool
-) -> Iterator[tuple[Utterance, str | AudioError]]:
+) -> Iterator[tuple[Utterance, str | AudioError | OSError]]:
     """Transcribe utterances, in order; `padded` as `training.padded` tells.
 
     A recording that cannot be read comes with the error instead of a text: hours of hearing are not
@@ -119,10 +119,10 @@ def hear(
             yield utterance, next(texts) if isinstance(found, Tensor) else found
 
 
-def _load(utterance: Utterance) -> Tensor | AudioError:
+def _load(utterance: Utterance) -> Tensor | AudioError | OSError:
     try:
         return load_audio(utterance.audio_filepath)
-    except AudioError as error:
+    except (AudioError, OSError) as error:
         return error
 
 
@@ -145,7 +145,12 @@ def main() -> int:
 
 
 def punctuate(
-    checkpoint_folder: Path, manifest: Path, output: Path, *, padded: bool = False
+    checkpoint_folder: Path,
+    manifest: Path,
+    output: Path,
+    *,
+    padded: bool = False,
+    strict: bool = False,
 ) -> tuple[int, int]:
     """Write a manifest whose utterances have `written`; how many were kept, and rejected.
 
@@ -153,8 +158,10 @@ def punctuate(
 
     Args:
         padded: pad clips to 30 s, for Whisper's own weights.
+        strict: end at the first recording that cannot be read.
 
     Raises:
+        ValueError: naming that recording.
         CheckpointError: the checkpoint cannot be read.
         OSError: the manifest cannot be read, or the output not be written.
     """
@@ -167,10 +174,12 @@ def punctuate(
     output.parent.mkdir(parents=True, exist_ok=True)
     result = []
     for utterance, heard in hear(checkpoint, utterances, padded):
-        if isinstance(heard, AudioError):
-            print(f"{utterance.audio_filepath}: {heard}", file=sys.stderr)
-        else:
+        if isinstance(heard, str):
             result.append(replace(utterance, written=written_form(utterance.text, heard)))
+        elif strict:
+            raise ValueError(f"{utterance.audio_filepath}: {heard}") from heard
+        else:
+            print(f"{utterance.audio_filepath}: {heard}", file=sys.stderr)
     write_manifest(output, result)
     return len(result), len(lines) + len(utterances) - len(result)
 

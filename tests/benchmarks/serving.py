@@ -460,6 +460,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for serving.json and serving.svg")
     parser.add_argument("--document", type=Path, help="page whose tables to fill")
     args = parser.parse_args()
+    if args.probes < PROBE_TURNS:
+        parser.error(f"--probes is {args.probes}; it must be at least {PROBE_TURNS}")
     load = os.getloadavg()[0]
     if load > QUIET_LOAD:
         print(f"Beware: the machine is busy (load {load:.1f}).", file=sys.stderr)

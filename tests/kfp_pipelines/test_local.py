@@ -1,6 +1,7 @@
 """The whole pipeline, run for real on this machine: S3, every step as a process, TorchServe."""
 
 import builtins
+import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -63,8 +64,14 @@ def test_steps_that_overlap_leave_print_and_logs_as_they_were(
 
 @pytest.mark.slow
 def test_a_first_run_deploys_and_the_same_again_is_cached_and_refused(
-    s3: StoreConfig, server: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    s3: StoreConfig,
+    server: S3Server,
+    webhook: tuple[str, list[bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("STENO_WEBHOOK", webhook[0])
     client = server.client()
     prefix = s3.prefix.strip("/") + "-speech"
     for path in FIXTURES.iterdir():
@@ -84,6 +91,7 @@ def test_a_first_run_deploys_and_the_same_again_is_cached_and_refused(
         text = endpoint.transcribe(FIXTURES / "short.wav")  # of random weights, but the same again
         first = capfd.readouterr().out
         assert "v2 is in production and wrote" in first
+        assert "v2 is in production and wrote" in json.loads(webhook[1][-1])["text"]
         # Random weights write no right word, and a run must not end of that.
         assert "confidences are not calibrated" in first
 

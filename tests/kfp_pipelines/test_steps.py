@@ -1,10 +1,7 @@
 """Steps around training: what is ingested, which version a release becomes, what the run tells."""
 
 import json
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -126,28 +123,6 @@ def test_publishes_at_the_same_time_become_versions_of_their_own(
     for number, version in enumerate(versions):
         fetched = models.fetch(version, tmp_path / version)
         assert fetched.read_bytes() == bytes([number])
-
-
-@pytest.fixture
-def webhook() -> Iterator[tuple[str, list[bytes]]]:
-    received: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/hooks/secret", received
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_the_summary_tells_each_step_in_order_and_reaches_the_webhook(

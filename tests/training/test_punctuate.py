@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.random_checkpoint import SHIPPED
 from training.manifest import read_manifest
-from training.punctuate import written_form
+from training.punctuate import punctuate, written_form
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "manifest.jsonl"
 
@@ -83,6 +83,15 @@ def test_command_names_what_cannot_be_read_and_keeps_the_rest(tmp_path):
     assert "1 utterances, 1 rejected" in result.stdout
     assert "broken.wav: " in result.stderr
     assert [u.text for u in read_manifest(tmp_path / "out.jsonl")[0]] == [first.text]
+
+
+def test_a_recording_that_cannot_be_read_ends_it_where_that_is_wanted(tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF, and no more")
+    line = {"audio_filepath": "broken.wav", "duration": 1.0, "text": "lost"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line))
+    with pytest.raises(ValueError, match="broken.wav: "):
+        punctuate(SHIPPED, tmp_path / "in.jsonl", tmp_path / "out.jsonl", strict=True)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_command_says_in_a_line_that_there_is_no_manifest(tmp_path):
