@@ -6,7 +6,7 @@ beyond a clip's end are masked wherever they could reach a valid one.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,8 @@ HEAD_WIDTH = 64
 ROOM_STEP = 32
 # An encoder's attention has so many queries and more, a search's decoder fewer.
 MANY_QUERIES = 64
+# Queries and keys are brought to a multiple of so many before torch compiles kernels for them.
+KERNEL_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def frame_mask(frames: Tensor, length: int) -> Tensor | None:
 
 
 def _attend_in_products(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, is_causal: bool
 ) -> Tensor:
     """What `scaled_dot_product_attention` computes, for a CPU without AMX, where that is slow.
 
@@ -90,16 +92,38 @@ def _attend_in_products(
         counts = [keys.shape[2]] * len(keys) if mask is None else mask.sum(-1).flatten().tolist()
         return torch.cat(
             [
-                _attend_in_products(q[None], k[None, :, :n], v[None, :, :n], None, causal)
+                _attend_in_products(q[None], k[None, :, :n], v[None, :, :n], None, is_causal)
                 for q, k, v, n in zip(queries, keys, values, counts, strict=True)
             ]
         )
     scores = queries * HEAD_WIDTH**-0.5 @ keys.transpose(-1, -2)
-    if causal:
+    if is_causal:
         scores += scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
     if mask is not None:
         scores.masked_fill_(~mask, -torch.inf)
     return scores.softmax(-1) @ values
+
+
+def _attend_in_steps(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, is_causal: bool
+) -> Tensor:
+    """`scaled_dot_product_attention` on queries and keys brought to a multiple of KERNEL_STEP.
+
+    On a CPU with AMX torch compiles kernels for each remainder of the lengths, and each thread keeps
+    its own for ever: 0.5 MB a length, 700 MB in all. The multiples have few, and faster ones.
+    """
+    lengths = queries.shape[2], keys.shape[2]
+    more_queries, more_keys = (-length % KERNEL_STEP for length in lengths)
+    if mask is None and more_keys and not is_causal:  # what is causal sees no later keys
+        mask = torch.ones(1, 1, 1, lengths[1], dtype=torch.bool)
+    if mask is not None:
+        mask = F.pad(mask, (0, more_keys, 0, more_queries if mask.shape[2] > 1 else 0))
+    queries = F.pad(queries, (0, 0, 0, more_queries))
+    keys, values = (F.pad(each, (0, 0, 0, more_keys)) for each in (keys, values))
+    mixed = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=is_causal
+    )
+    return mixed[:, :, : lengths[0]]
 
 
 class Attention(nn.Module):
@@ -158,17 +182,14 @@ class Attention(nn.Module):
         """
         queries = queries.to(keys.dtype)
         few = queries.shape[2] < MANY_QUERIES
-        if (
-            keys.device.type == "cpu"
-            and (few or keys.dtype == torch.bfloat16)
-            and not has_amx_tiles()
-            and not torch.is_grad_enabled()
-        ):
-            mixed = _attend_in_products(queries, keys, values, mask, causal)
-        else:
-            mixed = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, is_causal=causal
-            )
+        short = keys.dtype == torch.bfloat16
+        attend: Callable[..., Tensor] = F.scaled_dot_product_attention
+        if keys.device.type == "cpu" and not torch.is_grad_enabled():
+            if not has_amx_tiles() and (few or short):
+                attend = _attend_in_products
+            elif not few and short:
+                attend = _attend_in_steps
+        mixed = attend(queries, keys, values, mask, is_causal=causal)
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
 
 

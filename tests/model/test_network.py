@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +15,13 @@ from model.audio import load_audio
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.features import LogMel
 from model.int8 import Int8Weight
-from model.network import MANY_QUERIES, ModelDimensions, Network
+from model.network import (
+    KERNEL_STEP,
+    MANY_QUERIES,
+    ModelDimensions,
+    Network,
+    _attend_in_steps,
+)
 from model.precision import has_int8_units
 from model.search import greedy_search
 from model.whisper import from_whisper
@@ -235,6 +242,38 @@ def test_what_is_remembered_of_each_row_is_as_of_one_pass_over_its_text(random_c
             alone = decoder.start(encoded[i : i + 1, : frames[i]], frames[i : i + 1])
             expected = decoder(whole, alone)[0, length:]
             torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["all", "by key", "by query", "causal"])
+@pytest.mark.parametrize("queries", [96, 97])
+def test_attention_at_a_multiple_of_steps_is_that_of_the_lengths_themselves(kind, queries):
+    generator = torch.Generator().manual_seed(6)
+    keys = queries if kind == "causal" else 75
+    q = torch.randn(2, 3, queries, 64, generator=generator)
+    k, v = torch.randn(2, 2, 3, keys, 64, generator=generator)
+    seen = {"by key": (2, 1, 1, keys), "by query": (2, 1, queries, keys)}.get(kind)
+    mask = None if seen is None else torch.rand(seen, generator=generator) < 0.8
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, mask, is_causal=kind == "causal"
+    )
+    found = _attend_in_steps(q, k, v, mask, kind == "causal")
+    torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_attention_keeps_nothing_for_each_length_that_it_has_seen():
+    process = psutil.Process()
+
+    def attend(frames: int) -> None:
+        _attend_in_steps(*torch.randn(3, 1, 6, frames, 64).bfloat16(), None, False)
+
+    for frames in range(MANY_QUERIES, 1025, KERNEL_STEP):
+        attend(frames)
+    before = process.memory_info().rss
+    for frames in range(MANY_QUERIES, 1024, 3):  # 0.5 MB of kernels each, where they were kept
+        attend(frames)
+    assert (process.memory_info().rss - before) / 1e6 < 40
 
 
 @torch.inference_mode()
