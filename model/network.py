@@ -110,7 +110,7 @@ def _attend_in_steps(
     """`scaled_dot_product_attention` on queries and keys brought to a multiple of KERNEL_STEP.
 
     On a CPU with AMX torch compiles kernels for each remainder of the lengths, and each thread keeps
-    its own for ever: 0.5 MB a length, 700 MB in all. The multiples have few, and faster ones.
+    its own for ever: 1.4 MB for a remainder, 700 MB in all. The multiples have few, and faster ones.
     """
     lengths = queries.shape[2], keys.shape[2]
     more_queries, more_keys = (-length % KERNEL_STEP for length in lengths)
@@ -182,12 +182,12 @@ class Attention(nn.Module):
         """
         queries = queries.to(keys.dtype)
         few = queries.shape[2] < MANY_QUERIES
-        short = keys.dtype == torch.bfloat16
+        bfloat16 = keys.dtype == torch.bfloat16
         attend: Callable[..., Tensor] = F.scaled_dot_product_attention
         if keys.device.type == "cpu" and not torch.is_grad_enabled():
-            if not has_amx_tiles() and (few or short):
+            if not has_amx_tiles() and (few or bfloat16):
                 attend = _attend_in_products
-            elif not few and short:
+            elif bfloat16 and not few:
                 attend = _attend_in_steps
         mixed = attend(queries, keys, values, mask, is_causal=causal)
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
