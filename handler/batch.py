@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
@@ -19,11 +19,15 @@ from handler.request import Options, Served, parse_request
 from handler.transport import Part
 from model.audio import SAMPLE_RATE, AudioError, AudioTooLarge, AudioTooLong, load_audio
 from model.recognizer import LANGUAGES, BatchResult, Recognizer, TranscribeOptions
+from model.screening import Screen
 from model.transcript import CONTENT_TYPES, Transcript, render
 
 JSON_TYPE = "application/json"
 # Formats that show times; their segments and cues follow the words.
 WITH_TIMES = frozenset({"verbose_json", "srt", "vtt"})
+# Decoded audio of a batch that is more than this is recognized before more is decoded: 0.1 GB for each
+# half an hour, and nothing is faster with more at once.
+PORTION_SECONDS = 1800.0
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -73,24 +77,29 @@ class _Decoded:
 
 @dataclass
 class _Totals:
+    decode_seconds: float = 0.0
+    model_seconds: float = 0.0
     audio_seconds: float = 0.0
     heard_seconds: float = 0.0
     padded_seconds: float = 0.0
-    transcripts: list[Transcript | Answer] = field(default_factory=list)
 
     def add(self, result: BatchResult) -> None:
-        self.transcripts += result.transcripts
         self.audio_seconds += result.audio_seconds
         self.heard_seconds += result.heard_seconds
         self.padded_seconds += result.padded_seconds
 
 
 class BatchTranscriber:
-    """Answers batches with one recognizer; decodes in `threads` threads."""
+    """Answers batches with one recognizer; decodes in `threads` threads.
+
+    A batch is decoded and recognized in portions, so that long recordings are not all in memory at once.
+    """
 
     def __init__(self, recognizer: Recognizer, config: HandlerConfig, threads: int) -> None:
         self._recognizer = recognizer
         self._limits = config.audio_limits
+        self._screen = Screen()
+        self._threads = threads
         self._tokens = Tokens(config.token_file) if config.token_file else None
         language = recognizer.config.language
         self._served = Served(config.model_names, (language, LANGUAGES.get(language, language)))
@@ -105,55 +114,72 @@ class BatchTranscriber:
         Raises:
             DeviceLostError: when the GPU is gone for this process; nothing can be answered.
         """
-        start = time.perf_counter()
-        read = list(self._pool.map(self._read, items))
-        decoded = [item for item in read if isinstance(item, _Decoded)]
-        decode_seconds = time.perf_counter() - start
-
-        start = time.perf_counter()
-        totals = self._transcribe(decoded)
-        model_seconds = time.perf_counter() - start
-
-        rendered = iter(map(_render, decoded, totals.transcripts))
+        totals = _Totals()
+        answers: list[Answer] = []
+        portion: list[_Decoded | Answer] = []
+        for first in range(0, len(items), self._threads):
+            start = time.perf_counter()
+            portion += self._pool.map(self._read, items[first : first + self._threads])
+            totals.decode_seconds += time.perf_counter() - start
+            held = sum(len(item.waveform) for item in portion if isinstance(item, _Decoded))
+            if held > PORTION_SECONDS * SAMPLE_RATE:
+                answers += self._answer_portion(portion, totals)
+                portion = []
+        answers += self._answer_portion(portion, totals)
         return BatchAnswer(
-            answers=[item if isinstance(item, Answer) else next(rendered) for item in read],
-            decode_seconds=decode_seconds,
-            model_seconds=model_seconds,
+            answers=answers,
+            decode_seconds=totals.decode_seconds,
+            model_seconds=totals.model_seconds,
             audio_seconds=totals.audio_seconds,
             heard_seconds=totals.heard_seconds,
             padded_seconds=totals.padded_seconds,
         )
+
+    def _answer_portion(
+        self, portion: Sequence[_Decoded | Answer], totals: _Totals
+    ) -> list[Answer]:
+        decoded = [item for item in portion if isinstance(item, _Decoded)]
+        start = time.perf_counter()
+        transcripts = iter(self._transcribe(decoded, totals))
+        totals.model_seconds += time.perf_counter() - start
+        return [
+            item if isinstance(item, Answer) else _render(item, next(transcripts))
+            for item in portion
+        ]
 
     def _read(self, item: Item) -> _Decoded | Answer:
         def read() -> _Decoded:
             if self._tokens:
                 self._tokens.check(item.headers)
             request = parse_request(item.parts, item.headers, self._served)
-            waveform = load_audio(request.audio, self._limits)
+            waveform = load_audio(request.audio, self._limits, self._screen)
             return _Decoded(item.request_id, request.options, waveform)
 
         return _guarded(read, f"reading request {item.request_id}")
 
-    def _transcribe(self, decoded: Sequence[_Decoded]) -> _Totals:
-        totals = _Totals()
+    def _transcribe(
+        self, decoded: Sequence[_Decoded], totals: _Totals
+    ) -> Sequence[Transcript | Answer]:
         if not decoded:
-            return totals
+            return []
         ids = ", ".join(item.request_id for item in decoded)
         whole = _guarded(partial(self._recognize, decoded), f"transcribing {ids}")
         if not isinstance(whole, Answer):
             totals.add(whole)
-        elif len(decoded) == 1:
-            totals.transcripts.append(whole)
-        else:
-            # One item poisons the call for all; alone, it fails alone.
-            for item in decoded:
-                what = f"transcribing {item.request_id} alone"
-                single = _guarded(partial(self._recognize, [item]), what)
-                if isinstance(single, Answer):
-                    totals.transcripts.append(single)
-                else:
-                    totals.add(single)
-        return totals
+            return whole.transcripts
+        if len(decoded) == 1:
+            return [whole]
+        # One item poisons the call for all; alone, it fails alone.
+        transcripts: list[Transcript | Answer] = []
+        for item in decoded:
+            what = f"transcribing {item.request_id} alone"
+            single = _guarded(partial(self._recognize, [item]), what)
+            if isinstance(single, Answer):
+                transcripts.append(single)
+            else:
+                totals.add(single)
+                transcripts += single.transcripts
+        return transcripts
 
     def _recognize(self, decoded: Sequence[_Decoded]) -> BatchResult:
         return self._recognizer.transcribe(

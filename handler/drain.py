@@ -62,15 +62,18 @@ class Drain:
         """
         deadline = time.monotonic() + self.timeout
         time.sleep(max(0.0, min(self.propagation, self.timeout)))
-        quiet_since = answered_at = time.monotonic()
+        quiet_since = answered_at = served_at = time.monotonic()
         while time.monotonic() < deadline:
             try:
                 quiet = idle()
+                answered_at = served_at = time.monotonic()
+            except NoWorkerError:  # the server answers, and nobody serves
                 answered_at = time.monotonic()
-            except ManagementError as error:
-                workerless = isinstance(error, NoWorkerError)
-                patience = WORKERLESS_SECONDS if workerless else LOST_SECONDS
-                if time.monotonic() - answered_at > patience:
+                if answered_at - served_at > WORKERLESS_SECONDS:
+                    return False
+                quiet = False
+            except ManagementError:
+                if time.monotonic() - answered_at > LOST_SECONDS:
                     return False
                 quiet = False
             if not quiet:

@@ -134,7 +134,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}-port", type=int, default=default, metavar="PORT")
     options = parser.parse_args(arguments)
 
-    model_store = options.model_store.resolve()
+    # The server starts in another folder.
+    model_store, config = options.model_store.resolve(), options.config.resolve()
+    folder = options.folder.resolve()
     try:
         settings = read_settings(model_store / ARCHIVE)
     except ArchiveError as error:
@@ -148,8 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
     # A container that is started again in its pod finds the former one's files. A pid file among
     # them would name a process that there is now, since process numbers begin anew: TorchServe
     # would take it for itself and end, again and again.
-    shutil.rmtree(options.folder, ignore_errors=True)
-    options.folder.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     if options.exporter:
         announce(options.exporter)
     addresses = Addresses(
@@ -161,10 +163,10 @@ def main(arguments: list[str] | None = None) -> None:
         grpc_inference=options.grpc_inference_port,
         grpc_management=options.grpc_management_port,
     )
-    environment = variables(model_store, options.config, options.folder, addresses)
+    environment = variables(model_store, config, folder, addresses)
     # TorchServe's random tokens, which no replica shares, give way to the handler's (auth.py).
-    line = [*command(model_store, options.config), "--disable-token-auth"]
-    os.chdir(options.folder)  # the keys are written to the working directory
+    line = [*command(model_store, config), "--disable-token-auth"]
+    os.chdir(folder)  # the keys are written to the working directory
     os.execve(line[0], line, environment)
 
 

@@ -5,7 +5,8 @@ soundfile (libsndfile) reads WAV, PyAV (FFmpeg) everything else. The split was m
 a FLAC that a pipe wrote, reads Opus at half the speed, and prints to stderr on many an MP3.
 
 Nothing is decoded whole: blocks are mixed to mono, resampled and counted as they come, so a small
-file that expands to hours costs no more than `AudioLimits.max_seconds` of samples.
+file that expands to hours costs no more than `AudioLimits.max_seconds` of samples. What FFmpeg makes
+of headers and tags is bounded by a `Screen` alone; files of strangers need one.
 """
 
 import io
@@ -28,6 +29,9 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.transforms import Resample
+
+from model.ffmpeg import CODECS, open_container
+from model.screening import Screen, Verdict
 
 SAMPLE_RATE = 16_000
 LOWEST_RATE, HIGHEST_RATE = 4_000, 768_000
@@ -108,24 +112,28 @@ class AudioLimits:
 def load_audio(
     source: bytes | bytearray | memoryview | str | os.PathLike[str],
     limits: AudioLimits = AudioLimits(),
+    screen: Screen | None = None,
 ) -> Tensor:
     """Decode a recording: its path, or its bytes.
+
+    Args:
+        screen: looks first at what FFmpeg would read (`model.screening`).
 
     Returns float32 samples (samples,), finite, mono (the mean of the channels), at 16 kHz.
     A file is known by its content; no name is looked at. Safe to call from several threads.
 
-    Raises an `AudioError`; `OSError` when a path cannot be read. A file is `TruncatedAudio` when it
-    holds at least 0.1 s less than it declares (WAV, FLAC, m4a, mp4, webm, and MP3 with a Xing or
-    Info header) or when its last Ogg page is cut. What declares nothing (MP3 without that header,
-    ADTS, a recording streamed into WAV or webm) plays until where it was cut.
+    Raises an `AudioError`; `OSError` when a path cannot be read; `ScreeningError`. A file is
+    `TruncatedAudio` when it holds at least 0.1 s less than it declares (WAV, FLAC, m4a, mp4, webm, and
+    MP3 with a Xing or Info header) or when its last Ogg page is cut. What declares nothing (MP3 without
+    that header, ADTS, a recording streamed into WAV or webm) plays until where it was cut.
     """
     if isinstance(source, bytes | bytearray | memoryview):
-        return _load(io.BytesIO(source), len(source), limits)
+        return _load(io.BytesIO(source), len(source), limits, screen)
     with open(source, "rb") as file:
-        return _load(file, os.fstat(file.fileno()).st_size, limits)
+        return _load(file, os.fstat(file.fileno()).st_size, limits, screen)
 
 
-def _load(file: BinaryIO, size: int, limits: AudioLimits) -> Tensor:
+def _load(file: BinaryIO, size: int, limits: AudioLimits, screen: Screen | None) -> Tensor:
     if size == 0:
         raise EmptyAudio(f"the file has 0 bytes; send {_ACCEPTED}")
     if size > limits.max_bytes:
@@ -136,9 +144,9 @@ def _load(file: BinaryIO, size: int, limits: AudioLimits) -> Tensor:
     head = file.read(12)
     file.seek(0)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:] == b"WAVE":
-        recording = _open_wav(file, size)
+        recording = _open_wav(file, size, screen)
     else:
-        recording = _open_ffmpeg(file, size)
+        recording = _open_ffmpeg(file, size, screen)
     with closing(recording.blocks):
         return _collect(recording, limits)
 
@@ -188,7 +196,18 @@ def _collect(recording: _Recording, limits: AudioLimits) -> Tensor:
     if resampler is None:
         raise EmptyAudio("the file holds 0 samples of sound; was anything recorded?")
     pieces.append(resampler.flush())
-    return torch.cat(pieces)
+    return _joined(pieces)
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    """As `torch.cat`, but each piece is dropped once it is copied: an hour is 230 MB."""
+    whole = torch.empty(sum(len(piece) for piece in pieces))
+    end = len(whole)
+    while pieces:
+        piece = pieces.pop()
+        whole[end - len(piece) : end] = piece
+        end -= len(piece)
+    return whole
 
 
 def _check_rate(rate: int, channels: int = 1) -> None:
@@ -248,21 +267,21 @@ def _filters(step: int, gain: int) -> Resample:
     return Resample(step, gain, lowpass_filter_width=16)
 
 
-def _open_wav(file: BinaryIO, size: int) -> _Recording:
+def _open_wav(file: BinaryIO, size: int, screen: Screen | None) -> _Recording:
     data = _find_wav_data(file, size)
     file.seek(0)
     if data is None:
         raise TruncatedAudio(f"the WAV ends after {size:,} bytes, before its sound; send it whole")
     if data.streamed:
         # FFmpeg reads to the end of the file whatever the header says; libsndfile not always.
-        return _open_ffmpeg(file, size)
+        return _open_ffmpeg(file, size, screen)
     if data.held == 0 and data.declared > 0:
         raise _truncated_wav(data)
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError:
         file.seek(0)
-        return _open_ffmpeg(file, size)  # a codec that libsndfile does not know
+        return _open_ffmpeg(file, size, screen)  # a codec that libsndfile does not know
     _check_rate(sound.samplerate, sound.channels)
     seconds = sound.frames / sound.samplerate
     if data.declared > data.held and seconds * (data.declared / data.held - 1) > _MISSING_SECONDS:
@@ -327,44 +346,41 @@ def _are_chunks(file: BinaryIO, size: int) -> bool:
     return False
 
 
-# Only these may be opened: FFmpeg also knows playlists, which read other files, and pictures.
-_FORMATS = "mov,matroska,ogg,flac,mp3,aac,wav,w64,aiff,au,caf,amr,asf,avi,mpegts"
-_CODECS = (
-    "aac,aac_latm,alac,opus,vorbis,flac,mp3float,mp3,mp2float,mp2,ac3,eac3,amrnb,amrwb,"
-    "wmav1,wmav2,gsm,gsm_ms,adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,"
-    "pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,"
-    "pcm_alaw,pcm_mulaw"
-)
-
-
-def _open_ffmpeg(file: BinaryIO, size: int) -> _Recording:
+def _open_ffmpeg(file: BinaryIO, size: int, screen: Screen | None) -> _Recording:
     _check_last_ogg_page(file, size)
     states_frames = _has_xing(file)
+    seen = screen.look(file) if screen is not None else Verdict.READ
+    if seen is Verdict.TOO_MUCH:
+        raise NotAudio(
+            f"the {size:,} bytes hold headers or tags that take more memory or time to read than a "
+            "recording's do; the file is damaged"
+        )
+    if seen is Verdict.NOT_READ:
+        raise _unreadable(file, size)
     file.seek(0)
     try:
-        container = av.open(
-            file,
-            mode="r",
-            metadata_errors="replace",
-            options={"format_whitelist": _FORMATS, "codec_whitelist": _CODECS},
-        )
+        container = open_container(file)
     except av.FFmpegError as error:
-        _check_boxes(file, size)
-        file.seek(0)
-        raise NotAudio(
-            f"the file begins with {file.read(16)!r} and has {size:,} bytes, "
-            f"which cannot be read as sound; send {_ACCEPTED}"
-        ) from error
+        raise _unreadable(file, size) from error
     if not container.streams.audio:
         _check_boxes(file, size)
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise NoAudioStream(f"the file holds {kinds} but no sound; send one with an audio track")
     codec = container.streams.audio[0].codec_context
-    if codec is None or codec.name not in _CODECS.split(","):
+    if codec is None or codec.name not in CODECS.split(","):
         name = "an unknown codec" if codec is None else codec.name
         raise NotAudio(f"the sound is coded with {name}, which is not read; send {_ACCEPTED}")
     declared = _declared_seconds(container, states_frames)
     return _Recording(declared, _ffmpeg_blocks(container, declared))
+
+
+def _unreadable(file: BinaryIO, size: int) -> AudioError:
+    _check_boxes(file, size)
+    file.seek(0)
+    return NotAudio(
+        f"the file begins with {file.read(16)!r} and has {size:,} bytes, "
+        f"which cannot be read as sound; send {_ACCEPTED}"
+    )
 
 
 def _declared_seconds(container: InputContainer, mp3_states_frames: bool) -> float | None:

@@ -14,6 +14,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from tests.bombs import mp4, tag
+
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 SAMPLE_RATE = 16_000
 
@@ -150,6 +152,8 @@ def bad() -> tuple[Sent, ...]:
         raw("empty body", b"", 400, "empty_audio"),
         raw("text file", b"This is not a recording.\n" * 40, 400, "not_audio"),
         raw("PNG", png, 400, "not_audio"),
+        raw("table of 1.4 GB in an mp4 of 600 bytes", mp4(40_000_000), 400, "not_audio"),
+        raw("280 MB of text in a tag", tag(70, 4 * 2**20) + flac, 400, "not_audio"),
         raw("truncated FLAC", flac[: len(flac) // 2], 400, "truncated_audio"),
         raw("WAV of 0 samples", encoded(samples[:0]), 400, "empty_audio"),
         raw("8 hours of silence", long_silence(), 413, "audio_too_long"),

@@ -81,6 +81,20 @@ def test_a_bad_file_never_reaches_the_model() -> None:
     assert (batch.audio_seconds, batch.padded_seconds) == (3, 4)
 
 
+def test_long_recordings_of_a_batch_are_recognized_before_more_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("handler.batch.PORTION_SECONDS", 8.0)
+    recognizer = FragileRecognizer(raising(AssertionError()))
+    bodies = [wav(5), wav(4), wav(1), b"no sound", wav(2), wav(1), b"", wav(6)]
+    batch = answer(recognizer, *bodies)  # decoded two by two
+    assert recognizer.calls == [2, 4]
+    assert [a.status for a in batch.answers] == [200, 200, 200, 400, 200, 200, 400, 200]
+    texts = [a.body.strip() for a in batch.answers if a.status == 200]
+    assert texts == [f"{seconds} seconds" for seconds in (5, 4, 1, 2, 1, 6)]
+    assert batch.audio_seconds == 19
+
+
 def test_a_batch_of_bad_files_calls_no_model() -> None:
     recognizer = FragileRecognizer(raising(AssertionError()))
     batch = answer(recognizer, b"no sound", b"")

@@ -108,6 +108,20 @@ def test_one_slow_answer_does_not_end_it() -> None:
     assert QUICK.wait(idle)
 
 
+def test_one_slow_answer_while_a_worker_is_started_again_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("handler.drain.LOST_SECONDS", 0.5)
+    states = [*[NoWorkerError("2 wait")] * 4, ManagementError("slow"), NoWorkerError("2 wait")]
+
+    def idle() -> bool:
+        if states:
+            raise states.pop(0)
+        return True
+
+    assert QUICK.wait(idle)
+
+
 def test_busy_is_seen_by_other_processes_and_ends_with_a_killed_worker(tmp_path: Path) -> None:
     assert not is_busy(tmp_path)
     with busy(tmp_path), busy(tmp_path):  # two workers
