@@ -20,6 +20,7 @@ from store.errors import StoreError
 from store.models import ModelStore
 
 NOTHING = "none"
+UNKNOWN = "unknown"  # what a person who publishes by hand may not have
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,10 +61,12 @@ def _show(store: ModelStore, options: argparse.Namespace) -> None:
 
 
 def _publish(store: ModelStore, options: argparse.Namespace) -> None:
-    try:
-        metrics = json.loads(options.metrics.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{options.metrics} is not JSON: {error}") from None
+    metrics = {}
+    if options.metrics is not None:
+        try:
+            metrics = json.loads(options.metrics.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise StoreError(f"{options.metrics} is not JSON: {error}") from None
     release = store.publish(
         options.archive,
         version=options.version,
@@ -140,11 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     publish = add("publish", "Store an archive as a new version")
     publish.add_argument("version")
     publish.add_argument("--archive", type=Path, required=True, help="asr.mar")
+    publish.add_argument("--metrics", type=Path, help="the evaluation's metrics.json")
     publish.add_argument(
-        "--metrics", type=Path, required=True, help="the evaluation's metrics.json"
+        "--data-fingerprint", default=UNKNOWN, help="of the data it was trained on"
     )
-    publish.add_argument("--data-fingerprint", required=True, help="of the data it was trained on")
-    publish.add_argument("--commit", required=True, help="of the code that trained it")
+    publish.add_argument("--commit", default=UNKNOWN, help="of the code that trained it")
     publish.add_argument("--parent", help="the version that its training started from")
 
     fetch = add("fetch", "Download a version's archive and verify it")

@@ -1,15 +1,20 @@
 """`python -m store`, on S3 and on a folder."""
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from store import StoreConfig
-from store.__main__ import main
+from store.__main__ import _parser, main
+from training.package import ROOT
 
 MakeArchive = Callable[..., Path]
+# What a document tells to type, from the module's name to the end of the line or of the code in it.
+COMMAND = re.compile(r"python -m store ((?:[^\n`\\#]|\\\n)+)")
 
 
 def test_a_version_goes_from_a_file_into_production_and_back_out(
@@ -61,6 +66,26 @@ def test_a_version_goes_from_a_file_into_production_and_back_out(
 
     assert main(["fetch", "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "asr.mar").read_bytes() == make_archive(2).read_bytes()
+
+
+def test_who_has_no_evaluation_publishes_all_the_same(
+    config: StoreConfig, make_archive: MakeArchive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = str(make_archive(1))
+    assert main(["publish", "v1", "--archive", archive, "--store", config.url]) == 0
+    assert main(["show", "v1", "--store", config.url]) == 0
+    release = json.loads(capsys.readouterr().out.partition("\n")[2])
+    assert (release["metrics"], release["data_fingerprint"]) == ({}, "unknown")
+
+
+def test_every_command_of_the_documents_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STENO_STORE", "s3://bucket")
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "store" / "README.md"]
+    found = [text for page in pages for text in COMMAND.findall(page.read_text(encoding="utf-8"))]
+    assert {text.split()[0] for text in found} >= {"publish", "promote", "fetch", "list", "show"}
+    for text in found:
+        typed = re.sub(r"\$\(.*?\)", "SUBSTITUTED", text.replace("\\\n", " "))
+        _parser().parse_args(shlex.split(typed))
 
 
 @pytest.mark.parametrize(
