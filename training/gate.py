@@ -98,14 +98,16 @@ class Heard:
 
 @dataclass(frozen=True)
 class Difference:
-    """WER of the candidate less WER of production, with its 95 % interval; below 0 is better."""
+    """WER of the candidate less WER of production, with its interval; below 0 is better."""
 
     value: float
     low: float
     high: float
+    confidence: float = CONFIDENCE
 
     def __str__(self) -> str:
-        return f"{_points(self.value)} (95 % interval {_points(self.low)} to {_points(self.high)})"
+        interval = f"{100 * self.confidence:.4g} % interval"
+        return f"{_points(self.value)} ({interval} {_points(self.low)} to {_points(self.high)})"
 
 
 @dataclass(frozen=True)
@@ -208,10 +210,16 @@ def _groups_check(new: Heard, old: Heard, config: GateConfig) -> Check:
     members: defaultdict[str, list[int]] = defaultdict(list)
     for index, group in enumerate(new.groups):
         members[group].append(index)
-    judged = {
-        group: _difference(new, old, indices, config.seed)
+    large = {
+        group: indices
         for group, indices in members.items()
         if group and new.words[indices].sum() >= config.min_group_words
+    }
+    # Of many groups one is worse by chance: all intervals together hold with CONFIDENCE (Bonferroni).
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(large))
+    judged = {
+        group: _difference(new, old, indices, config.seed, confidence)
+        for group, indices in large.items()
     }
     worse = {
         group: difference
@@ -228,7 +236,9 @@ def _groups_check(new: Heard, old: Heard, config: GateConfig) -> Check:
     return Check(name, True, finding)
 
 
-def _difference(new: Heard, old: Heard, indices: Sequence[int], seed: int) -> Difference:
+def _difference(
+    new: Heard, old: Heard, indices: Sequence[int], seed: int, confidence: float = CONFIDENCE
+) -> Difference:
     """The paired bootstrap over the utterances `indices`."""
     chosen = np.asarray(indices)
     change = (new.errors - old.errors)[chosen]
@@ -239,9 +249,10 @@ def _difference(new: Heard, old: Heard, indices: Sequence[int], seed: int) -> Di
     for start in range(0, RESAMPLES, block):
         drawn = generator.integers(0, len(chosen), (min(block, RESAMPLES - start), len(chosen)))
         rates.append(change[drawn].sum(axis=1) / words[drawn].sum(axis=1))
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(rates), [tail, 1 - tail])
-    return Difference(float(change.sum() / words.sum()), float(low), float(high))
+    value = float(change.sum() / words.sum())
+    return Difference(value, float(low), float(high), confidence)
 
 
 def _points(rate: float) -> str:
