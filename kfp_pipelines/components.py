@@ -97,6 +97,7 @@ def train(
     gpus: int,
     nodes: int,
     gpus_per_node: int,
+    node_selector: dict,
     model: Output[Model],
     learning_curve: Output[HTML],
 ) -> None:
@@ -118,6 +119,7 @@ def train(
         int8,
         nodes,
         gpus_per_node,
+        node_selector,
         Path(model.path),
     )
     model.metadata.update(start=start, data_fingerprint=data.metadata.get("fingerprint", ""))

@@ -26,7 +26,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from kfp_pipelines.data import fetch_prepared
-from kfp_pipelines.train_job import run_train_job
+from kfp_pipelines.train_job import Value, run_train_job
 from kfp_pipelines.training_state import KeptRun
 from store import Conflict, ModelStore, StoreConfig, StoreError, open_objects
 from training.config import TrainConfig
@@ -233,8 +233,13 @@ def read_task(store: str | None, name: str) -> FitTask:
     return FitTask.model_validate_json(open_objects(StoreConfig(url=store)).read(name).data)
 
 
-def fit_on_nodes(task: FitTask, work: Path, nodes: int, image: str) -> Path:
+def fit_on_nodes(
+    task: FitTask, work: Path, nodes: int, image: str, node_selector: Mapping[str, str]
+) -> Path:
     """Have a TrainJob do the training, and take the run from the store.
+
+    Args:
+        node_selector: labels of the nodes to train on.
 
     Raises:
         TrainJobError: the job failed.
@@ -243,11 +248,12 @@ def fit_on_nodes(task: FitTask, work: Path, nodes: int, image: str) -> Path:
     config = task.config(work)
     kept = KeptRun(open_objects(task.store), task.key, config.output)
     if not (kept.fetch() and kept.finished):
-        values: dict[str, str | int] = {
+        values: dict[str, Value] = {
             "NAME": f"steno-{task.name}",
             "IMAGE": image,
             "NODES": nodes,
             "GPUS": task.processes // nodes,
+            "NODE_SELECTOR": node_selector,
             "STORE": task.store.url,
             "TASK": task.keep(),
             "COMMIT": task.commit,

@@ -13,6 +13,8 @@ from kfp_pipelines.rollout import Endpoint, Serving, ServingError
 
 ANNOTATION = "steno.dev/version"
 RESTARTED = "steno.dev/restarted-at"
+# Of the pods' init container, see handler/fetch.py.
+PINNED = "STENO_VERSION"
 TOKEN = "STENO_TOKEN"
 POLL_SECONDS = 2.0
 REQUEST_SECONDS = 30
@@ -25,7 +27,8 @@ class KubernetesServing(Serving):
     Attributes:
         namespace, deployment: which one.
         url: where recordings are posted; the token comes from STENO_TOKEN.
-        timeout: seconds that a new version may take until all pods are ready.
+        timeout: seconds that a new version may take until all pods are ready; more if the Deployment has
+            so many that each may use up its `progressDeadlineSeconds`.
         poll: seconds between looks.
     """
 
@@ -36,8 +39,13 @@ class KubernetesServing(Serving):
     poll: float = POLL_SECONDS
 
     def take_up(self, version: str) -> Endpoint:
-        """Replace the pods, as `kubectl rollout restart` does, and wait until all are ready."""
+        """Replace the pods, as `kubectl rollout restart` does, and wait until all are ready.
+
+        Raises:
+            ServingError: also for a release whose pods are pinned to another version.
+        """
         api = _api()
+        what = f"Deployment {self.namespace}/{self.deployment}"
         annotations = {ANNOTATION: version, RESTARTED: datetime.now(UTC).isoformat()}
         body = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
         try:
@@ -45,17 +53,23 @@ class KubernetesServing(Serving):
                 self.deployment, self.namespace, body, _request_timeout=REQUEST_SECONDS
             )
         except (client.ApiException, urllib3.exceptions.HTTPError) as error:
-            what = f"Deployment {self.namespace}/{self.deployment}"
             raise _problem(what, error) from None
+        pinned = _pinned_version(patched)
+        if pinned not in (None, version):
+            raise ServingError(
+                f"{what} is pinned to {pinned} (the chart's model.version) and does not follow the"
+                " pointer; a release that the pipeline rolls out on must not be"
+            )
         self._wait(api, patched.metadata.generation)
         token = os.environ.get(TOKEN)
         return Endpoint(self.url, {"Authorization": f"Bearer {token}"} if token else {})
 
     def _wait(self, api: client.AppsV1Api, generation: int) -> None:
-        deadline = time.monotonic() + self.timeout
+        start = time.monotonic()
+        timeout = self.timeout
         what = f"Deployment {self.namespace}/{self.deployment}"
         state = "was not looked at yet"
-        while time.monotonic() < deadline:
+        while time.monotonic() - start < timeout:
             try:
                 found = api.read_namespaced_deployment(
                     self.deployment, self.namespace, _request_timeout=REQUEST_SECONDS
@@ -79,8 +93,20 @@ class KubernetesServing(Serving):
                 state = _state(found)
                 if _is_rolled_out(found):
                     return
+                # Pods are replaced one by one, and whether they still are is for the condition to say.
+                for_each = found.spec.progress_deadline_seconds or 0
+                timeout = max(self.timeout, for_each * (found.spec.replicas or 0))
             time.sleep(self.poll)
-        raise ServingError(f"{what} was not rolled out within {self.timeout:.0f} s: {state}")
+        raise ServingError(f"{what} was not rolled out within {timeout:.0f} s: {state}")
+
+
+def _pinned_version(deployment: Any) -> str | None:
+    """The version that the pods fetch whatever the pointer says; None if they follow it."""
+    for container in deployment.spec.template.spec.init_containers or []:
+        for variable in container.env or []:
+            if variable.name == PINNED and variable.value:
+                return str(variable.value)
+    return None
 
 
 def _is_rolled_out(deployment: Any) -> bool:

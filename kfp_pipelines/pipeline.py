@@ -98,7 +98,7 @@ def retraining(
     evaluate_gpus: int = 1,
     serving_namespace: str = "steno",
     serving_deployment: str = "steno",
-    serving_url: str = "http://steno.steno.svc:8080/predictions/asr",
+    serving_url: str = "http://steno.steno.svc/predictions/asr",
 ) -> None:
     """Retrain, compare, and deploy what is better.
 
@@ -141,7 +141,8 @@ def retraining(
         evaluate_gpus: GPUs of the pod that compares; 0 compares on CPUs.
         serving_namespace: Namespace of the serving release.
         serving_deployment: Name of its Deployment.
-        serving_url: Where the probe is sent after a roll-out.
+        serving_url: Where the probe is sent after a roll-out; the release's networkPolicy.from must
+            let this namespace in.
     """
     run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     last = components.notify(store=store, run=run)
@@ -186,6 +187,7 @@ def retraining(
             gpus=train_gpus,
             nodes=train_nodes,
             gpus_per_node=train_gpus_per_node,
+            node_selector=train_node_selector,
         )
         trained.set_env_variable("STENO_IMAGE", components.IMAGE)
         _on_gpu(trained, train_gpus, train_node_selector).set_display_name("Train")

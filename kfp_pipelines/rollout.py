@@ -5,6 +5,7 @@ serving release takes the version up, and a recording whose text is known is sen
 Whatever fails, the pointer and the release go back to the version before.
 """
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,13 @@ from store import ModelStore
 
 PROBE = "probe.json"
 PROBE_SECONDS = 120.0
+# Packets that a network policy drops are never answered.
+CONNECT_SECONDS = 10.0
+# A busy release may have no free place, and a gateway may not have heard of new pods: no verdict on a
+# version. After these attempts, with pauses of 1, 2, 4 ... 30 s (about 3 minutes), it is one.
+ATTEMPTS = 10
+LONGEST_PAUSE = 30.0
+TRY_AGAIN = frozenset({429, 502, 503, 504})
 
 
 class RollOutError(RuntimeError):
@@ -48,21 +56,48 @@ class Endpoint:
 
     url: str
     headers: dict[str, str] = field(repr=False)  # the token
+    first_pause: float = 1.0  # seconds
 
     def transcribe(self, recording: Path) -> str:
-        """Return the text of a recording. Raises ServingError with the endpoint's own words."""
-        try:
-            response = requests.post(
-                self.url,
-                headers=self.headers,
-                files={"file": (recording.name, recording.read_bytes())},
-                data={"response_format": "json"},
-                timeout=PROBE_SECONDS,
-            )
-        except requests.RequestException as error:
-            raise ServingError(
-                f"{self.url} does not answer ({type(error).__name__}); is the address right?"
-            ) from None
+        """Return the text of a recording.
+
+        Raises:
+            ServingError: with the endpoint's own words, or why there are none.
+        """
+        pause = self.first_pause
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                response = self._post(recording)
+            except requests.ConnectionError as error:
+                trouble = type(error).__name__
+            except requests.RequestException as error:
+                raise self._silent(type(error).__name__) from None
+            else:
+                if response.status_code not in TRY_AGAIN or attempt == ATTEMPTS:
+                    return self._text(response)
+                trouble = str(response.status_code)
+            if attempt < ATTEMPTS:
+                print(f"the probe is sent again: {self.url}: {trouble}", flush=True)
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        raise self._silent(trouble)
+
+    def _post(self, recording: Path) -> requests.Response:
+        return requests.post(
+            self.url,
+            headers=self.headers,
+            files={"file": (recording.name, recording.read_bytes())},
+            data={"response_format": "json"},
+            timeout=(CONNECT_SECONDS, PROBE_SECONDS),
+        )
+
+    def _silent(self, trouble: str) -> ServingError:
+        return ServingError(
+            f"{self.url} does not answer ({trouble}); is the address right, and does the release's"
+            " networkPolicy.from let this namespace in?"
+        )
+
+    def _text(self, response: requests.Response) -> str:
         if not response.ok:
             raise ServingError(f"{self.url} answered {response.status_code}: {response.text[:300]}")
         try:

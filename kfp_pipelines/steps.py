@@ -256,13 +256,14 @@ def train(
     int8: bool,
     nodes: int,
     gpus_per_node: int,
+    node_selector: Mapping[str, str],
     model: Path,
 ) -> str:
     """Train, resuming what an earlier attempt left; the checkpoint is written to `model`.
 
     Args:
-        nodes: above 1, a TrainJob does the work, with `gpus_per_node` processes on each; else this
-            process, with one process for each GPU that it sees.
+        nodes: above 1, a TrainJob does the work, with `gpus_per_node` processes on each, on nodes with
+            the labels `node_selector`; else this process, with one process for each GPU that it sees.
 
     Returns:
         The learning curve as an HTML page.
@@ -282,7 +283,10 @@ def train(
     work = scratch() / "steno-training" / task.name
     work.mkdir(parents=True, exist_ok=True)
     try:
-        run = fit_on_nodes(task, work, nodes, os.environ[IMAGE]) if nodes > 1 else fit(task, work)
+        if nodes > 1:
+            run = fit_on_nodes(task, work, nodes, os.environ[IMAGE], node_selector)
+        else:
+            run = fit(task, work)
         average([run / "best"], model, int8=int8)
         _calibrate(task.store, prepared, model, work)
         return curve_page(run / "log.jsonl")
@@ -476,14 +480,17 @@ ATTEMPTS = 20
 def _publish(models: ModelStore, archive: Path, **values: Any) -> Release:
     """Publish under the first free of v1, v2, ...; somebody else may be doing the same."""
     sha256 = sha256_of(archive)
+    number = 0
     for _ in range(ATTEMPTS):
         releases = [models.release(version) for version in models.versions()]
         for release in releases:
             if release.sha256 == sha256:
                 return release
         numbers = [int(r.version[1:]) for r in releases if r.version[1:].isdecimal()]
+        # Not the same again: under its name may lie an archive of a publish that was interrupted.
+        number = max([number, *numbers]) + 1
         try:
-            return models.publish(archive, version=f"v{max(numbers, default=0) + 1}", **values)
+            return models.publish(archive, version=f"v{number}", **values)
         except Conflict as error:
             print(f"trying the next number: {error}", flush=True)
     raise StepError(f"no free version was found in {ATTEMPTS} attempts")

@@ -13,6 +13,8 @@ from kubernetes import client, config
 MANIFEST = Path(__file__).resolve().parent.parent / "k8s" / "trainjob.yaml"
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+PLACES = {"NAME", "IMAGE", "NODES", "GPUS", "NODE_SELECTOR", "STORE", "TASK", "COMMIT"}
+Value = str | int | Mapping[str, str]
 POLL_SECONDS = 15.0
 REQUEST_SECONDS = 30
 # The API server may be away for a while, as when its node is renewed, and the job goes on without it.
@@ -23,20 +25,20 @@ class TrainJobError(RuntimeError):
     """The job could not be made, or failed."""
 
 
-def manifest(values: Mapping[str, str | int]) -> dict[str, Any]:
+def manifest(values: Mapping[str, Value]) -> dict[str, Any]:
     """The TrainJob with `values` in the places of the capitals.
 
     Raises:
         TrainJobError: a place was left unfilled.
     """
-    missing = {"NAME", "IMAGE", "NODES", "GPUS", "STORE", "TASK", "COMMIT"} - set(values)
+    missing = PLACES - set(values)
     if missing:
         raise TrainJobError(f"{MANIFEST.name} needs {', '.join(sorted(missing))}")
     found: dict[str, Any] = _filled(yaml.safe_load(MANIFEST.read_text(encoding="utf-8")), values)
     return found
 
 
-def _filled(content: Any, values: Mapping[str, str | int]) -> Any:
+def _filled(content: Any, values: Mapping[str, Value]) -> Any:
     if isinstance(content, dict):
         return {name: _filled(value, values) for name, value in content.items()}
     if isinstance(content, list):
@@ -44,7 +46,7 @@ def _filled(content: Any, values: Mapping[str, str | int]) -> Any:
     return values.get(content, content) if isinstance(content, str) else content
 
 
-def run_train_job(values: Mapping[str, str | int], poll: float = POLL_SECONDS) -> None:
+def run_train_job(values: Mapping[str, Value], poll: float = POLL_SECONDS) -> None:
     """Make the job, or find the one of an earlier attempt, and return when it is complete.
 
     Raises:

@@ -19,6 +19,8 @@ class KubernetesApi:
         self.generation = 1
         self.ready = replicas
         self.stuck: str | None = None
+        self.pinned: str | None = None
+        self.progress_deadline = 0
         self.looks_away = 0  # so many are answered with 503, as while its node is renewed
         self.annotations: dict[str, str] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -57,6 +59,8 @@ class KubernetesApi:
         """The Deployment as it is now."""
         condition = {"type": "Progressing", "status": "False" if self.stuck else "True"}
         condition |= {"reason": "ProgressDeadlineExceeded", "message": self.stuck or ""}
+        pinned = [{"name": "STENO_VERSION", "value": self.pinned}] if self.pinned else []
+        fetch = {"name": "fetch", "env": [{"name": "STENO_STORE", "value": "s3://b"}, *pinned]}
         return {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -64,7 +68,11 @@ class KubernetesApi:
             "spec": {
                 "replicas": self.replicas,
                 "selector": {"matchLabels": {"app": self.name}},
-                "template": {"metadata": {"annotations": self.annotations}},
+                "progressDeadlineSeconds": self.progress_deadline,
+                "template": {
+                    "metadata": {"annotations": self.annotations},
+                    "spec": {"initContainers": [fetch], "containers": [{"name": "server"}]},
+                },
             },
             "status": {
                 "observedGeneration": self.generation,

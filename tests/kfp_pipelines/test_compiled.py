@@ -1,11 +1,13 @@
 """The YAML that is committed is the pipeline's, and asks the cluster for what the steps need."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from kfp_pipelines.compiled import COMPILED, DOCUMENT, compile_yaml, parameter_table
+from tests.helm.chart import REQUIRED, of_kind, render
 
 CACHED = {"prepare", "merge", "train", "evaluate", "package"}
 
@@ -41,6 +43,21 @@ def test_every_parameter_has_a_description(documents: tuple[dict[str, Any], Any]
     assert [name for name, entry in inputs.items() if not entry.get("description")] == []
     needed = [name for name, entry in inputs.items() if "defaultValue" not in entry]
     assert sorted(needed) == ["data_manifest", "store"]
+
+
+def test_by_default_the_release_of_the_install_commands_is_rolled_out_and_probed(
+    documents: tuple[dict[str, Any], Any],
+) -> None:
+    inputs = documents[0]["root"]["inputDefinitions"]["parameters"]
+    default = {name: entry.get("defaultValue") for name, entry in inputs.items()}
+    release = render(REQUIRED, release="steno")
+    deployments = [item["metadata"]["name"] for item in of_kind(release, "Deployment")]
+    assert default["serving_deployment"] in deployments
+    probed = urlsplit(default["serving_url"])
+    service, namespace, *_ = str(probed.hostname).split(".")
+    assert (namespace, probed.path) == (default["serving_namespace"], "/predictions/asr")
+    (found,) = [item for item in of_kind(release, "Service") if item["metadata"]["name"] == service]
+    assert (probed.port or 80) in [port["port"] for port in found["spec"]["ports"]]
 
 
 def test_training_gets_its_gpu_its_nodes_shared_memory_and_further_attempts(

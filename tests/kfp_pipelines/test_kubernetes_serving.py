@@ -75,6 +75,19 @@ def test_the_wait_has_an_end(cluster: KubernetesApi) -> None:
         serving(timeout=0.2).take_up("v7")
 
 
+def test_many_pods_may_take_longer_one_after_the_other(cluster: KubernetesApi) -> None:
+    cluster.replicas, cluster.progress_deadline = 30, 1
+    serving(timeout=0.1).take_up("v6")  # 30 looks, each after 10 ms and more
+    assert cluster.ready == 30
+
+
+def test_pods_that_are_pinned_to_another_version_are_told(cluster: KubernetesApi) -> None:
+    cluster.pinned = "v6"
+    serving().take_up("v6")
+    with pytest.raises(ServingError, match=r"pinned to v6 \(the chart's model.version\)"):
+        serving().take_up("v7")
+
+
 def test_a_deployment_that_is_not_there_is_named(cluster: KubernetesApi) -> None:
     with pytest.raises(ServingError, match="Deployment speech/other: there is none; .*serving_"):
         serving("other").take_up("v7")

@@ -20,6 +20,7 @@ from kfp_pipelines.rollout import (
 from store import Conflict, ModelStore, StoreConfig
 
 RIGHT = "please stop the recording now"
+BUSY = "busy"
 
 
 class Release(Serving):
@@ -34,19 +35,27 @@ class Release(Serving):
         answer = self.answers[version]
         if isinstance(answer, ServingError):
             raise answer
-        return Endpoint(f"{self.url}/{answer}", {"Authorization": "Bearer secret-token"})
+        headers = {"Authorization": "Bearer secret-token"}
+        return Endpoint(f"{self.url}/{answer}", headers, first_pause=0.0)
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """A server that answers with its path: as a status if that is a number, else as the text."""
+    """A server that answers with its path: as a status if that is a number, else as the text.
+
+    The first two times it has no place for a text that is for the busy.
+    """
+    busy = [503, 503]
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             assert self.headers["Authorization"] == "Bearer secret-token"
             self.rfile.read(int(self.headers["Content-Length"]))
             path = self.path.strip("/").replace("%20", " ")
-            self.send_response(int(path) if path.isdecimal() else 200)
+            status = int(path) if path.isdecimal() else 200
+            if BUSY in path and busy:
+                status = busy.pop()
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps({"text": path}).encode())
 
@@ -78,6 +87,15 @@ def test_a_version_that_transcribes_the_probe_serves(
     outcome = attempt(models, release, evaluation)
     assert (outcome.state, outcome.serves, outcome.heard) == ("serving", "v2", RIGHT)
     assert serving(models) == "v2"
+
+
+def test_a_release_that_has_no_place_for_the_probe_at_once_is_asked_again(
+    models: ModelStore, url: str, evaluation: Path
+) -> None:
+    probe = evaluation / "probe" / "probe.json"
+    probe.write_text(json.dumps({**json.loads(probe.read_text()), "text": f"a {BUSY} hour"}))
+    outcome = attempt(models, Release(url, {"v2": f"a {BUSY} hour"}), evaluation)
+    assert (outcome.state, outcome.heard) == ("serving", f"a {BUSY} hour")
 
 
 @pytest.mark.parametrize(

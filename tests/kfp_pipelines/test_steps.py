@@ -111,6 +111,16 @@ def test_versions_are_counted_and_a_repeated_publish_finds_its_own(
     assert release.metrics["systems"]["accurate"]["wer"]["rate"] == 0.1
 
 
+def test_an_archive_that_an_interrupted_publish_left_is_passed_by(
+    store: StoreConfig, models: ModelStore, evaluation: Path, tmp_path: Path
+) -> None:
+    left = tmp_path / "left.mar"
+    left.write_bytes(b"of a run that was ended")
+    models.objects.upload(left, "models/asr/v3/asr.mar", create=True)
+    assert publish(store, b"new", evaluation, tmp_path / "mar") == "v4"
+    assert publish(store, left.read_bytes(), evaluation, tmp_path / "again") == "v5"
+
+
 def test_publishes_at_the_same_time_become_versions_of_their_own(
     store: StoreConfig, models: ModelStore, evaluation: Path, tmp_path: Path
 ) -> None:

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 from kfp_pipelines.fit import FitError, FitTask, fit_on_nodes, read_task
-from kfp_pipelines.train_job import TrainJobError, manifest, run_train_job
+from kfp_pipelines.train_job import TrainJobError, Value, manifest, run_train_job
 from kfp_pipelines.training_state import KeptRun
 from store import StoreConfig, open_objects
 from tests.helm.crds import crd_problems
 from tests.kfp_pipelines.kubernetes_api import KubernetesApi
 
-VALUES: dict[str, str | int] = {
+VALUES: dict[str, Value] = {
     "NAME": "steno-1",
     "IMAGE": "registry.example/train:7",
     "NODES": 2,
     "GPUS": 8,
+    "NODE_SELECTOR": {"accelerator": "h100"},
     "STORE": "s3://models",
     "TASK": "runs/training/1.json",
     "COMMIT": "40d53ea",
@@ -46,6 +47,9 @@ def test_every_place_of_the_manifest_is_filled() -> None:
     assert trainer["args"] == [
         *("--store", "s3://models", "--task", "runs/training/1.json", "--work", "/tmp/steno")
     ]
+    (patch,) = job["spec"]["runtimePatches"]
+    (nodes,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    assert nodes["template"]["spec"]["template"]["spec"]["nodeSelector"] == {"accelerator": "h100"}
     with pytest.raises(TrainJobError, match=r"trainjob.yaml needs GPUS"):
         manifest({name: value for name, value in VALUES.items() if name != "GPUS"})
 
@@ -77,7 +81,7 @@ def test_what_the_nodes_left_in_the_store_is_the_run(
 ) -> None:
     task = make_task(store)
     with pytest.raises(FitError, match="ended without a finished run"):
-        fit_on_nodes(task, tmp_path / "work", 2, "image")
+        fit_on_nodes(task, tmp_path / "work", 2, "image", {})
     (job,) = cluster.jobs.values()
     key = job["spec"]["trainer"]["args"][3]
     assert read_task(store.url, key) == task
@@ -86,5 +90,5 @@ def test_what_the_nodes_left_in_the_store_is_the_run(
     run.mkdir(parents=True)
     (run / "log.jsonl").write_text("{}\n")
     KeptRun(open_objects(store), task.key, run).finish()
-    found = fit_on_nodes(task, tmp_path / "work", 2, "image")
+    found = fit_on_nodes(task, tmp_path / "work", 2, "image", {})
     assert (found / "log.jsonl").read_text() == "{}\n"
