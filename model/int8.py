@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.precision import sums_int8_in_full
+
 
 @dataclass(frozen=True)
 class Int8Weight:
@@ -38,9 +40,10 @@ class Int8Weight:
 class Int8Linear(nn.Module):
     """A linear layer on a CPU whose product is in int8.
 
-    Its input is rounded to 8 bits between its least and its greatest value each time ("dynamic
-    quantization"): a third of bfloat16's time for the few rows of a search, which wait for the weights
-    to come from memory. An encoder gains less and loses more by it (docs/experiments.md).
+    Its input is rounded to 8 bits, or 7 where the CPU's sums would overflow, between its least and its
+    greatest value each time ("dynamic quantization"): for the few rows of a search, which wait for the
+    weights to come from memory, a third of bfloat16's time and less than that of float32's. An encoder
+    gains less and loses more by it (docs/experiments.md).
 
     Args:
         weight: (out_features, in_features).
@@ -61,7 +64,9 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_features) of any type → float32 (…, out_features)."""
-        product: Tensor = torch.ops.quantized.linear_dynamic.default(x.float(), self.packed)
+        product: Tensor = torch.ops.quantized.linear_dynamic.default(
+            x.float(), self.packed, reduce_range=not sums_int8_in_full()
+        )
         return product
 
 

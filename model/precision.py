@@ -19,11 +19,17 @@ def precisions(device: torch.device) -> tuple[Precision, ...]:
 
 
 def has_int8_units(device: torch.device) -> bool:
-    """Whether a device is a CPU that sums products of int8 in one step (AVX-512's VNNI).
+    """Whether a device is a CPU for which FBGEMM multiplies int8 (AVX2 and more)."""
+    return device.type == "cpu" and torch.cpu._is_avx2_supported()
 
-    Without it the sums may overflow.
+
+@cache
+def sums_int8_in_full() -> bool:
+    """Whether the CPU sums products of int8 in 32 bits at once (AVX-512's VNNI).
+
+    Others sum pairs of them in 16 bits first, which overflow unless one of the two has 7 bits.
     """
-    return device.type == "cpu" and torch.cpu._is_vnni_supported()
+    return torch.cpu._is_vnni_supported()
 
 
 def has_bfloat16_units(device: torch.device) -> bool:

@@ -150,8 +150,8 @@ class Recognizer:
     Args:
         checkpoint: the network and its tokenizers; it is moved to the device and precision.
         device: "cpu", "cuda", "cuda:1", …; "auto" is CUDA where there is one.
-        dtype: of matrix products: "float32", "bfloat16", or "int8", which on a CPU with AVX-512's VNNI
-            has the decoder in int8 and the rest in bfloat16 or float32. "auto" is the fastest that the
+        dtype: of matrix products: "float32", "bfloat16", or "int8", which on an x86 CPU has
+            the decoder in int8 and the rest in bfloat16 or float32. "auto" is the fastest that the
             device has units for.
         max_batch_seconds: most padded audio in one forward pass, of which a CPU has two at once; it
             bounds memory.
