@@ -19,7 +19,7 @@ demo: package ## Transcribe real clips through TorchServe, or yours: make demo F
 	@$(BIN)/python -m handler.demo --model-store $(DIST) $(if $(FILE),"$(FILE)")
 
 serve: package ## Serve on port 8080 until Ctrl-C, and print the curl line to use
-	@$(BIN)/python -m handler.serve --model-store $(DIST)
+	@$(BIN)/python -m handler.serve --model-store $(DIST) $(if $(HOST),--host $(HOST))
 
 package: .venv/serving.done ## Pack CHECKPOINT into dist/asr.mar
 	@$(BIN)/python -m training.package --checkpoint $(CHECKPOINT) --output $(DIST)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from handler.server import Ports, ServerError, TorchServe
+from handler.server import LOOPBACK, Ports, ServerError, TorchServe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,6 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--model-store", type=Path, default=Path("dist"), help="the folder with asr.mar"
     )
+    parser.add_argument(
+        "--host", default=LOOPBACK, help="to listen at; 0.0.0.0 for callers elsewhere"
+    )
     options = parser.parse_args(arguments)
 
     ports = Ports()
@@ -22,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         ports = Ports.free()
     print("Starting TorchServe ...", flush=True)
     try:
-        with TorchServe(options.model_store, ports=ports) as server:
+        with TorchServe(options.model_store, ports=ports, host=options.host) as server:
             print(_usage(server), flush=True)
             server.wait()
             print(f"TorchServe ended. The end of its log:\n{server.log_tail()}", file=sys.stderr)

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ SignalHandler = Callable[[int, FrameType | None], Any] | int | signal.Handlers
 ARCHIVE = "asr.mar"
 MODEL = "asr"
 HERE = Path(__file__).resolve().parent
+LOOPBACK = "127.0.0.1"
 LOG_TAIL_LINES = 40
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.25
@@ -84,6 +85,7 @@ class TorchServe:
     Args:
         model_store: a folder that holds asr.mar.
         ports: where to listen; free ports by default.
+        host: the address to listen at for callers and for Prometheus.
         timeout: seconds in which a worker must be READY.
         environment: variables added to those of the server.
 
@@ -97,11 +99,13 @@ class TorchServe:
         model_store: Path,
         *,
         ports: Ports | None = None,
+        host: str = LOOPBACK,
         timeout: float = 180.0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.model_store = model_store.resolve()
         self.ports = ports or Ports.free()
+        self._host = host
         self.timeout = timeout
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -201,12 +205,13 @@ class TorchServe:
     def _start(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="steno-", ignore_cleanup_errors=True)
         folder = self._home()
+        addresses = replace(self.ports.addresses, host=self._host)
         with (folder / "output.log").open("wb") as log:
             self._process = subprocess.Popen(
                 launch.command(self.model_store, HERE),
                 cwd=folder,  # the keys are written to the working directory
                 env={
-                    **launch.variables(self.model_store, HERE, folder, self.ports.addresses),
+                    **launch.variables(self.model_store, HERE, folder, addresses),
                     **self._environment,
                 },
                 stdin=subprocess.DEVNULL,

@@ -227,6 +227,21 @@ def test_the_queue_holds_what_the_memory_does(memory: str, queue: int) -> None:
     assert settings["jobQueueSize"] == queue
 
 
+@pytest.mark.parametrize(
+    ("values", "device"),
+    [
+        ({"gpu": {"count": 1}}, "cuda"),
+        ({"gpu": {"count": 1}, "server": {"handler": {"device": "auto"}}}, "auto"),
+        ({}, None),
+    ],
+)
+def test_a_pod_that_asks_for_a_gpu_does_without_only_if_that_is_said(
+    values: dict[str, Any], device: str | None
+) -> None:
+    handler = settings_of(render(merged(REQUIRED, values)))["handler"]
+    assert handler.get("device") == device
+
+
 def test_text_that_looks_like_something_else_stays_text() -> None:
     values = {
         "ingress": {"enabled": True, "host": "speech.example.com"},

@@ -98,6 +98,10 @@ jobQueueSize: {{ include "steno.queue" $ }}
 {{- if $.Values.auth.enabled }}
 {{- $_ := set $handler "token_file" "/etc/steno-tokens/tokens" }}
 {{- end }}
+{{- /* "auto" would serve on the CPU, and say so in a log alone, where the driver is too old or its runtime missing. */}}
+{{- if and (gt (int $.Values.gpu.count) 0) (not $handler.device) }}
+{{- $_ := set $handler "device" "cuda" }}
+{{- end }}
 {{- if $handler }}
 handler:
   {{- toYaml $handler | nindent 2 }}
