@@ -111,11 +111,14 @@ def retraining(
             so that runs can be compared. Empty: a share of data_manifest's speakers.
         data_dev_share: Share of the speech whose speakers choose the best epoch.
         data_test_share: Share of the speech whose speakers are held out for the comparison,
-            where there is no data_test_manifest.
+            where there is no data_test_manifest. Raised, it takes speakers that what was trained
+            before has heard.
         data_criteria: Which recordings are accepted, where the defaults do not fit, such as
             {"max_seconds": 25}. See docs/pipeline.md.
         data_shards: Pods that prepare at the same time.
-        data_seed: Another number chooses other speakers for dev and test.
+        data_seed: Another number chooses other speakers for dev and test. What was trained before has
+            heard most of them: only with train_start shipped and a data_test_manifest, or for a
+            store without versions.
         train_start: What training starts from: production, shipped (the checkpoint in the
             image), or a version such as v7.
         train_recipe: A file of training/configs without its ending.

@@ -41,7 +41,7 @@ from training.corpus_statistics import SplitName
 from training.curve import draw_curve
 from training.evaluate import EvaluateConfig, evaluate
 from training.gate import HYPOTHESES, METRICS, Decision, GateConfig, decide
-from training.manifest import read_manifest
+from training.manifest import read_json_lines, read_manifest
 from training.package import ARCHIVE_NAME, build_package
 from training.prepare import Criteria, summary
 from training.scoring import ScoringError
@@ -172,8 +172,7 @@ def data_page(prepared: Path) -> str:
         f"| {name} | {split['utterances']} | {split['hours']:.2f} | {split['speakers']} |"
         for name, split in statistics["splits"].items()
     ]
-    refused = (prepared / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in refused]
+    entries = read_json_lines(prepared / "rejected.jsonl")
     lines = []
     for entry in entries[:50]:
         what = entry.get("audio_filepath") or f"{entry['source']}, line {entry['line']}"
@@ -315,11 +314,7 @@ def _calibrate(config: StoreConfig, prepared: Path, model: Path, work: Path) -> 
 def curve_page(log: Path) -> str:
     """The learning curve as a page that needs nothing but itself."""
     picture = base64.b64encode(draw_curve(log)).decode()
-    judged = [
-        line
-        for line in map(json.loads, log.read_text(encoding="utf-8").splitlines())
-        if line["kind"] == "dev"
-    ]
+    judged = [line for line in read_json_lines(log) if line["kind"] == "dev"]
     rows = "".join(
         f"<tr><td>{line['epoch']}</td><td>{line['wer_accurate']:.2%}</td>"
         f"<td>{line['wer_fast']:.2%}</td><td>{line['looped']:.1%}</td></tr>"
@@ -389,7 +384,7 @@ def report_page(evaluation: Path) -> str:
 
 def _choose_probe(evaluation: Path, manifest: Path, output: Path) -> None:
     """Take the recording that the candidate understood best, the longest of equals."""
-    lines = map(json.loads, (evaluation / HYPOTHESES).read_text(encoding="utf-8").splitlines())
+    lines = read_json_lines(evaluation / HYPOTHESES)
     heard = [line for line in lines if line["system"] == "accurate" and line["words"]]
     best = min(heard, key=lambda line: (line["errors"] / line["words"], -line["words"]))
     utterances, _ = read_manifest(manifest)

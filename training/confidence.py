@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from model.audio import load_audio
 from model.checkpoint import CONFIG, load_checkpoint
 from model.confidence import LEAST, Calibration, Calibrations, Floats, logit
 from model.recognizer import Mode, Recognizer, TranscribeOptions
 from model.transcript import Transcript, Word
 from training.arguments import parse_config
+from training.data import load_utterance
 from training.documents import fill
 from training.files import atomic_writer, write_text
 from training.manifest import Utterance, read_manifest
@@ -37,6 +37,7 @@ from training.scoring import NORMALIZER, Pair, ScoredPair, score
 
 BINS = 15  # of equal width, as Guo et al. (2017), "On Calibration of Modern Neural Networks"
 FOLDS = 10
+CLIPS_AT_ONCE = 64  # decoded; 0.1 GB of half a minute each
 
 Booleans = NDArray[np.bool_]
 
@@ -63,7 +64,9 @@ class ConfidenceConfig(BaseModel):
         description="fit a calibration on these words and write it into the checkpoint's config.json",
     )
     document: Path | None = Field(default=None, description="page whose table `confidence` to fill")
-    limit: int | None = Field(default=None, ge=1, description="clips to take, the manifest's first")
+    limit: int | None = Field(
+        default=None, ge=1, description="clips to take, evenly from the manifest"
+    )
     device: str = Field(default="auto", description="auto is a GPU where there is one")
     dtype: str = Field(default="auto", description="float32, bfloat16, or what fits the device")
     threads: int | None = Field(default=None, ge=1, description="torch's; all cores if not given")
@@ -331,8 +334,9 @@ def run(config: ConfidenceConfig, *, command: str) -> dict[Mode, Result]:
 
     Raises:
         ConfidenceError, ScoringError: the words cannot be judged or calibrated.
-        CheckpointError, ValueError: the checkpoint cannot be loaded as asked.
-        AudioError, OSError: a recording cannot be read, or the output not written.
+        CheckpointError: the checkpoint cannot be loaded.
+        ValueError: it cannot be as asked, or a recording cannot be decoded.
+        OSError: a recording cannot be read, or the output not written.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -343,11 +347,17 @@ def run(config: ConfidenceConfig, *, command: str) -> dict[Mode, Result]:
     utterances, rejected = read_manifest(config.manifest)
     for line in rejected:
         print(f"line {line.line} is left out: {line.reason}", file=sys.stderr)
-    utterances = utterances[: config.limit]
-    waveforms = [load_audio(u.audio_filepath) for u in utterances]
+    if config.limit is not None and len(utterances) > config.limit:
+        # Evenly: manifests go speaker by speaker, and the first lines are of a few.
+        step = len(utterances) / config.limit
+        utterances = [utterances[int(i * step)] for i in range(config.limit)]
+    texts: dict[Mode, list[Transcript]] = {mode: [] for mode in config.mode}
+    for first in range(0, len(utterances), CLIPS_AT_ONCE):
+        waveforms = [load_utterance(u) for u in utterances[first : first + CLIPS_AT_ONCE]]
+        for mode, found in texts.items():
+            found += recognizer.transcribe(waveforms, TranscribeOptions(mode=mode)).transcripts
     results: dict[Mode, Result] = {}
-    for mode in config.mode:
-        found = recognizer.transcribe(waveforms, TranscribeOptions(mode=mode)).transcripts
+    for mode, found in texts.items():
         judged = judge_all(list(zip(utterances, found, strict=True)))
         results[mode] = examine(judged, fit=config.fit)
     facts = {

@@ -1,10 +1,11 @@
 """The learning curve of a run: what log.jsonl holds, as a picture."""
 
 import io
-import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from training.manifest import read_json_lines
 
 # Okabe and Ito's palette, as in training.corpus_statistics.
 _LOSS, _ACCURATE, _FAST = "#0072B2", "#D55E00", "#009E73"
@@ -17,7 +18,7 @@ def draw_curve(log: Path) -> bytes:
         OSError: the log cannot be read.
         ValueError: it holds no step.
     """
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    lines = read_json_lines(log)
     steps = [line for line in lines if line["kind"] == "train"]
     judged = [line for line in lines if line["kind"] == "dev"]
     if not steps:

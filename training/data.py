@@ -65,8 +65,13 @@ def colored_noise(samples: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy((noise / max(noise.std(), 1e-9)).astype(np.float32))
 
 
-def _load(utterance: Utterance) -> Tensor:
-    """Decode an utterance; an error names its file."""
+def load_utterance(utterance: Utterance) -> Tensor:
+    """Decode an utterance: float32 (samples,) at 16 kHz.
+
+    Raises:
+        ValueError: it cannot be decoded; the message names its file.
+        OSError: it cannot be read.
+    """
     try:
         return load_audio(utterance.audio_filepath)
     except AudioError as error:
@@ -97,7 +102,7 @@ class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
         return clean, noisy, utterance.text, utterance.written or utterance.text
 
     def _load(self, index: int, rng: np.random.Generator) -> Tensor:
-        waveform = _load(self.utterances[index])
+        waveform = load_utterance(self.utterances[index])
         speed = float(rng.choice(self.augment.speeds))
         if speed != 1.0:
             waveform, _ = torchaudio.functional.speed(waveform, SAMPLE_RATE, speed)
@@ -109,7 +114,7 @@ class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
         else:  # babble
             noise = torch.zeros(len(clean))
             for other in rng.integers(len(self.utterances), size=int(rng.integers(1, 8))):
-                voice = _load(self.utterances[other])
+                voice = load_utterance(self.utterances[other])
                 repeats = -(-len(clean) // len(voice))
                 noise += voice.repeat(repeats)[: len(clean)]
             if not bool(noise.any()):  # recordings of silence; a ratio to nothing is no number

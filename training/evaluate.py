@@ -29,7 +29,7 @@ from training.corpus_statistics import fingerprint
 from training.files import write_text
 from training.machine import Machine
 from training.manifest import Utterance, read_manifest
-from training.padded import transcribe_padded
+from training.padded import SECONDS, transcribe_padded
 from training.report import render_report
 from training.results import (
     Conditions,
@@ -123,6 +123,12 @@ def evaluate(config: EvaluateConfig, *, command: str, progress: bool = False) ->
     unused = [Unused(f"line {line.line}", line.reason) for line in rejected]
     systems: dict[str, Transcriber] = {m: _transcriber(recognizer, m) for m in config.mode}
     if config.baseline is not None:
+        longest = max(clips, key=lambda clip: clip.utterance.duration, default=None)
+        if longest is not None and longest.utterance.duration > SECONDS:
+            raise EvaluationError(
+                f"{longest.id} lasts {longest.utterance.duration:.1f} s, and a baseline hears"
+                f" {SECONDS} s of a clip; leave longer ones out, or --baseline"
+            )
         systems["baseline"] = _baseline(config.baseline, recognizer)
     measured = _transcribe(clips, systems, progress)
     unused += measured.unused

@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.manifest import read_json_lines
 from training.scoring import CONFIDENCE, RESAMPLES
 
 METRICS, HYPOTHESES = "metrics.json", "hypotheses.jsonl"
@@ -73,12 +74,12 @@ class Heard:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         if mode not in metrics["systems"]:
             raise GateError(f"{folder / METRICS} has no figures of mode {mode}")
-        lines: list[dict[str, Any]] = [
-            json.loads(line)
-            for line in (folder / HYPOTHESES).read_text(encoding="utf-8").splitlines()
-        ]
         used = sorted(
-            (line for line in lines if line["system"] == mode and line["words"]),
+            (
+                line
+                for line in read_json_lines(folder / HYPOTHESES)
+                if line["system"] == mode and line["words"]
+            ),
             key=lambda line: line["id"],
         )
         return cls(

@@ -48,6 +48,15 @@ class _UnusableLine(ValueError):
     """Says why one line is rejected; never leaves this module."""
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file that we wrote.
+
+    Only line feeds end a line: texts may hold others, such as U+2028, at which `str.splitlines` cuts.
+    """
+    with path.open("rb") as file:
+        return [json.loads(line) for line in file]
+
+
 def read_manifest(
     path: Path, exists: Callable[[Path], bool] = os.path.isfile
 ) -> tuple[list[Utterance], list[Rejected]]:

@@ -8,9 +8,9 @@ from jiwer import wer
 from torch.nn.utils.rnn import pad_sequence
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from model.audio import load_audio
 from model.checkpoint import Checkpoint
 from model.search import greedy_ctc, greedy_search
+from training.data import load_utterance
 from training.manifest import Utterance
 
 BATCH = 16
@@ -30,7 +30,7 @@ def validate(
     ordered = sorted(utterances, key=lambda u: u.duration)
     for first in range(0, len(ordered), BATCH):
         chunk = ordered[first : first + BATCH]
-        waveforms = [load_audio(u.audio_filepath).to(device) for u in chunk]
+        waveforms = [load_utterance(u).to(device) for u in chunk]
         samples = torch.tensor([len(w) for w in waveforms], device=device)
         with precision:
             features, frames = checkpoint.features(

@@ -257,3 +257,20 @@ def test_a_folder_that_is_no_checkpoint_is_reported(
     words = ["--checkpoint", str(tmp_path), "--manifest", str(manifest), "--output", "unused"]
     assert main(words) == 1
     assert "evaluate: " in capsys.readouterr().err
+
+
+def test_a_baseline_is_not_given_what_it_cannot_hear(tmp_path: Path) -> None:
+    checkpoint = make_random_checkpoint(tmp_path / "c")
+    soundfile.write(tmp_path / "long.wav", np.zeros(31 * 16_000), 16_000)
+    line = {"audio_filepath": "long.wav", "duration": 31.0, "text": "a long story"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(line) + "\n")
+    config = EvaluateConfig(
+        checkpoint=checkpoint,
+        manifest=tmp_path / "m.jsonl",
+        output=tmp_path / "out",
+        baseline=checkpoint,
+    )
+    with pytest.raises(
+        EvaluationError, match=r"long\.wav lasts 31\.0 s, and a baseline hears 30 s"
+    ):
+        evaluate(config, command="test")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from training.manifest import (
     ManifestError,
     Utterance,
+    read_json_lines,
     read_librispeech,
     read_manifest,
     write_manifest,
@@ -219,3 +220,12 @@ def test_librispeech_audio_that_is_no_flac_is_listed(librispeech: Path) -> None:
 def test_a_folder_without_transcripts_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="holds no SPEAKER/CHAPTER"):
         read_librispeech(tmp_path)
+
+
+def test_a_text_may_hold_what_ends_lines_elsewhere(tmp_path: Path) -> None:
+    lines = [{"text": "one\u2028two\x85three\u2029"}, {"text": "four"}]
+    path = tmp_path / "lines.jsonl"
+    written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    path.write_text(written, encoding="utf-8")
+    assert len(written.splitlines()) > 2
+    assert read_json_lines(path) == lines
