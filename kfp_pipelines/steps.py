@@ -43,7 +43,7 @@ from training.evaluate import EvaluateConfig, evaluate
 from training.gate import HYPOTHESES, METRICS, Decision, GateConfig, decide
 from training.manifest import read_json_lines, read_manifest
 from training.package import ARCHIVE_NAME, build_package
-from training.prepare import Criteria, summary
+from training.prepare import Criteria, check_speakers, summary
 from training.scoring import ScoringError
 from training.shards import Shard, join
 
@@ -98,6 +98,7 @@ def ingest(
 
     Raises:
         StepError: shares or shards are not possible, which else would show after hours.
+        PreparationError: there are too few speakers to split.
     """
     if shards < 1:
         raise StepError(f"data_shards is {shards}; give at least 1")
@@ -113,6 +114,10 @@ def ingest(
     config = store_config(store)
     objects = open_objects(config)
     listing = list_speech(objects, manifest, test_manifest, config)
+    splits: dict[SplitName, float] = {"train": 1 - sum(asked.values()), "dev": shares["dev"]}
+    if not test_manifest:
+        splits["test"] = shares["test"]
+    check_speakers({r.speaker for r in listing.recordings if r.use == "split"}, splits)
     hours = sum(entry.duration for entry in listing.recordings) / 3600
     record.note(
         objects,

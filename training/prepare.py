@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -200,6 +200,8 @@ def prepare(config: PrepareConfig, *, progress: bool = False) -> Prepared:
     for group, inputs in groups.items():
         if inputs:
             listed, unusable = _read(inputs)
+            if group is None:  # not only after hours of decoding
+                check_speakers({utterance.speaker for utterance, _ in listed}, config.split)
             measured[group], unfit = measure(listed, config, config.workers, progress)
             refusals += [*unusable, *unfit]
     return assemble(
@@ -392,6 +394,21 @@ def _unfit(utterance: Utterance, config: Criteria) -> tuple[str, str] | None:
     return None
 
 
+def check_speakers(speakers: Set[str | None], shares: Mapping[SplitName, float]) -> None:
+    """Raise PreparationError if there are fewer speakers than splits; unnamed ones count as one."""
+    wanted = _wanted(shares)
+    if len(speakers) < len(wanted):
+        raise PreparationError(
+            f"{len(speakers)} speakers cannot be shared among {', '.join(wanted)}: give recordings"
+            " of more speakers, name the speakers in the manifest, or give --train, --dev and"
+            " --test yourself"
+        )
+
+
+def _wanted(shares: Mapping[SplitName, float]) -> list[SplitName]:
+    return [name for name in SPLITS if shares.get(name)]
+
+
 def split_by_speaker(
     measured: Sequence[Measured], shares: Mapping[SplitName, float], seed: int
 ) -> dict[SplitName, list[Measured]]:
@@ -406,13 +423,8 @@ def split_by_speaker(
         PreparationError: there are fewer speakers than splits.
     """
     speakers = {entry.utterance.speaker for entry in measured}
-    wanted = [name for name in SPLITS if shares.get(name)]
-    if len(speakers) < len(wanted):
-        raise PreparationError(
-            f"{len(speakers)} speakers cannot be shared among {', '.join(wanted)}: give recordings"
-            " of more speakers, name the speakers in the manifest, or give --train, --dev and"
-            " --test yourself"
-        )
+    check_speakers(speakers, shares)
+    wanted = _wanted(shares)
 
     def place(speaker: str | None) -> float:
         """Where a speaker stands between 0 and 1."""

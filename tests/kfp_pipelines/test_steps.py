@@ -11,7 +11,8 @@ from kfp_pipelines.data import DataError, list_speech, prepare_shard, shard_name
 from kfp_pipelines.rollout import RollOutError
 from store import ModelStore, NotFound, StoreConfig, StoreError, open_objects
 from tests.s3_server import S3Server
-from training.prepare import Criteria
+from training.corpus_statistics import SplitName
+from training.prepare import Criteria, PreparationError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUCKET = "steno"
@@ -189,6 +190,19 @@ def test_what_would_fail_after_hours_is_refused_at_once(
     shares = {"dev": values.get("dev", 0.1), "test": values.get("test", 0.1)}
     with pytest.raises(steps.StepError, match=message):
         steps.ingest(store.url, "mine.jsonl", "", shares, int(values.get("shards", 1)), "run")
+
+
+def test_speech_of_one_speaker_is_refused_before_it_is_prepared(
+    store: StoreConfig, tmp_path: Path
+) -> None:
+    lines = []
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"not looked into yet")
+        lines.append(json.dumps({"audio_filepath": name, "duration": 1.5, "text": "hello there"}))
+    (tmp_path / "all.jsonl").write_text("\n".join(lines) + "\n")
+    shares: dict[SplitName, float] = {"dev": 0.1, "test": 0.1}
+    with pytest.raises(PreparationError, match="1 speakers cannot be shared among train"):
+        steps.ingest(store.url, str(tmp_path / "all.jsonl"), "", shares, 1, "run")
 
 
 def test_what_was_taken_back_is_not_put_in_again(

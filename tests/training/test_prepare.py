@@ -132,6 +132,16 @@ def test_fewer_speakers_than_splits_are_refused() -> None:
         split_by_speaker([measured("a", 1.0), measured(None, 1.0)], SHARES, seed=0)
 
 
+def test_too_few_speakers_are_told_before_anything_is_decoded(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.prepare.measure", lambda *_: pytest.fail("decoded"))
+    manifest = corpus("corpus", {"speaker": None}, {"speaker": None}, {"speaker": "a"})
+    with pytest.raises(PreparationError, match="2 speakers cannot be shared"):
+        prepared(tmp_path / "out", input=(manifest,), split=SHARES)
+    assert not any((tmp_path / "out").iterdir())  # another attempt may use it
+
+
 def test_what_cannot_be_trained_on_is_listed_with_its_reason(
     corpus: Corpus, tmp_path: Path
 ) -> None:
