@@ -14,7 +14,8 @@ from training.manifest import read_manifest
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "manifest.jsonl"
 DROPPING = (
-    """grep -o '"audio_filepath": "[^"]*"' wrong.jsonl | grep -vFf - train.jsonl > kept.jsonl"""
+    """grep -o '"audio_filepath": "[^"]*"' wrong.jsonl """
+    "| grep -vFf - train.written.jsonl > train.kept.jsonl"
 )
 
 
@@ -26,7 +27,7 @@ def manifest_with(folder: Path, **texts: str) -> Path:
         entry["text"] = texts.get(stem, entry["text"])
         path = FIXTURES.parent / entry["audio_filepath"]
         entry["audio_filepath"] = Path(os.path.relpath(path, folder)).as_posix()
-    manifest = folder / "train.jsonl"
+    manifest = folder / "train.written.jsonl"
     manifest.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return manifest
 
@@ -51,8 +52,10 @@ def test_a_wrong_label_stands_first_and_right_ones_are_not_doubted(tmp_path: Pat
 
     (tmp_path / "wrong.jsonl").write_text(json.dumps(worst) + "\n")
     subprocess.run(DROPPING, shell=True, check=True, cwd=tmp_path)
-    kept = {utterance.audio_filepath for utterance in read_manifest(tmp_path / "kept.jsonl")[0]}
-    everything = {utterance.audio_filepath for utterance in read_manifest(manifest)[0]}
+    kept, everything = (
+        {utterance.audio_filepath for utterance in read_manifest(path)[0]}
+        for path in (tmp_path / "train.kept.jsonl", manifest)
+    )
     assert everything - kept == {FIXTURES.parent / "question.m4a"}
     assert DROPPING in (ROOT / "docs" / "training.md").read_text()
 
