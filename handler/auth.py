@@ -6,11 +6,14 @@ with those of a mounted file.
 """
 
 import hmac
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 
 from handler.errors import RequestError
+
+logger = logging.getLogger(__name__)
 
 MIN_LENGTH = 16
 SCHEME = "bearer "
@@ -19,7 +22,9 @@ SCHEME = "bearer "
 class Tokens:
     """The tokens in a file, one a line; any of them opens, so that one can replace another.
 
-    The file is read for every request: Kubernetes exchanges a mounted secret while the pod runs.
+    The file is read for every request: Kubernetes exchanges a mounted secret while the pod runs. A line
+    that begins with `#` is a comment. A token that is too short stops the start; one that comes later
+    opens nothing, and the others still do: a slip while a token is exchanged locks nobody out.
 
     Raises:
         OSError: the file cannot be read.
@@ -28,7 +33,10 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._short = 0
         self._read()
+        if self._short:
+            raise ValueError(self._too_short())
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Return if the request carries a token of the file. Raises RequestError (401) if not."""
@@ -44,12 +52,20 @@ class Tokens:
             )
 
     def _read(self) -> list[bytes]:
-        tokens = [line for line in map(bytes.strip, self._path.read_bytes().splitlines()) if line]
-        if not tokens:
+        lines = map(bytes.strip, self._path.read_bytes().splitlines())
+        written = [line for line in lines if line and not line.startswith(b"#")]
+        tokens = [token for token in written if len(token) >= MIN_LENGTH]
+        short, self._short = self._short, len(written) - len(tokens)
+        if not written:
             raise ValueError(f"{self._path} holds no token; it takes one a line")
-        if any(len(token) < MIN_LENGTH for token in tokens):
-            raise ValueError(
-                f"{self._path} holds a token of fewer than {MIN_LENGTH} characters; make one with "
-                "`openssl rand -hex 32`"
-            )
+        if not tokens:
+            raise ValueError(self._too_short())
+        if self._short > short:
+            logger.error("%s; it opens nothing", self._too_short())
         return tokens
+
+    def _too_short(self) -> str:
+        return (
+            f"{self._path} holds a token of fewer than {MIN_LENGTH} characters; make one with "
+            "`openssl rand -hex 32`"
+        )

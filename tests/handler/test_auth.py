@@ -64,6 +64,22 @@ def test_a_file_that_guards_badly_stops_the_worker(tmp_path: Path, text: str) ->
     assert "short" not in str(caught.value)
 
 
+def test_a_slip_while_a_token_is_exchanged_locks_nobody_out(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = Tokens(file)
+    comment = "# the mobile team's, until December"
+    file.write_text(f"{comment}\n{GOOD}\nshort\n")
+    for _ in range(2):
+        tokens.check({"Authorization": f"Bearer {GOOD}"})
+        for line in (comment, "short"):
+            with pytest.raises(RequestError):
+                tokens.check({"Authorization": f"Bearer {line}"})
+    assert len(caplog.messages) == 1
+    assert str(file) in caplog.text
+    assert "short\n" not in caplog.text
+
+
 def test_a_file_that_is_gone_opens_to_nobody(file: Path) -> None:
     tokens = Tokens(file)
     file.unlink()
