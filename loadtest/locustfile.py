@@ -18,7 +18,15 @@ import grpc.experimental.gevent
 from gevent.pool import Pool
 from locust import LoadTestShape, User, events, task
 from locust.env import Environment
-from locust.runners import STATE_INIT, STATE_STOPPED, WorkerRunner
+from locust.rpc import Message
+from locust.runners import (
+    STATE_INIT,
+    STATE_MISSING,
+    STATE_STOPPED,
+    STATE_STOPPING,
+    MasterRunner,
+    WorkerRunner,
+)
 
 from loadtest.objectives import DEFAULT, Check, Objectives, judge, read_objectives
 from loadtest.outcomes import Fate, Outcome
@@ -34,6 +42,10 @@ DEFAULT_PEAK, DEFAULT_SECONDS = 4, 60.0
 MISSED, BROKEN = 1, 2
 # Of one user in the open loop, which waits for nothing.
 OPEN_CONNECTIONS = 10_000
+# Messages of our own: a master ends its workers' part, and each sends its last outcomes.
+END, LAST = "steno_end", "steno_last"
+# For the last outcomes, beyond what the workers wait for answers.
+LAST_SECONDS = 30.0
 FACTS = (
     *("host", "protocol", "loop", "rate", "think", "shape", "num_users", "run_time"),
     *("mix", "mode", "seed"),
@@ -105,6 +117,9 @@ class Test:
         self.outcomes: list[Outcome] = []
         self.checks: list[Check] | None = None
         self.sent: dict[int, tuple[Recording, float]] = {}  # and not answered yet, by a number
+        # Of a master: the workers that took part, and those that have sent their last outcomes.
+        self.workers: set[str] = set()
+        self.ended: set[str] = set()
         self.watch = Watch(
             self.load,
             self.options.management_url,
@@ -143,6 +158,8 @@ class Test:
         self.seeds = itertools.count(seed << 20)
         self.numbers = itertools.count()
         self.sent = {}
+        self.workers = set()
+        self.ended = set()
 
     def transport(self, host: str) -> Transport:
         """Connect one user."""
@@ -155,17 +172,56 @@ class Test:
         """Keep what became of a request."""
         self.outcomes.append(context["outcome"])
 
-    def finish(self) -> None:
-        """Judge and report, once; what is not answered yet has failed."""
-        if self.checks is not None:
-            return
-        self.watch.stop()
+    def take_outcomes(self) -> list[Outcome]:
+        """Hand out what has not been handed out yet."""
+        taken, self.outcomes = self.outcomes, []
+        return taken
+
+    def give_up(self) -> None:
+        """What is not answered yet has failed."""
         now = time.time()
         self.outcomes += (
             Outcome(r.kind, due, now - due, r.seconds, "failed", "no answer when the test ended")
             for r, due in self.sent.values()
         )
+        self.sent = {}
+
+    def take_over(self, worker: str, outcomes: list[list[Any]]) -> None:
+        """Take a worker's outcomes; what comes after its last ones is counted there already."""
+        self.workers.add(worker)
+        if worker not in self.ended:
+            self.outcomes += (Outcome(*fields) for fields in outcomes)
+
+    def end_workers(self, runner: MasterRunner, stop_timeout: float) -> None:
+        """Stop the workers' users and wait for the last outcomes of each.
+
+        Args:
+            runner: ours.
+            stop_timeout: seconds that a worker waits for the answers that are still out.
+        """
+        if self.checks is not None:
+            return
+        # Locust sets it after its event, and would give the users of a worker that leaves to others.
+        runner.update_state(STATE_STOPPING)
+        self.workers |= set(runner.clients)
+        runner.send_message(END, {"stop_timeout": stop_timeout})
+        latest = time.monotonic() + stop_timeout + LAST_SECONDS
+        while time.monotonic() < latest and any(
+            name in runner.clients and runner.clients[name].state != STATE_MISSING
+            for name in self.workers - self.ended
+        ):
+            gevent.sleep(0.1)
+
+    def finish(self) -> None:
+        """Judge and report, once."""
+        if self.checks is not None:
+            return
+        self.watch.stop()
+        self.give_up()
         self.checks = judge(self.objectives, self.outcomes)
+        if self.workers:
+            silent = len(self.workers - self.ended)
+            self.checks.append(Check("workers without their last outcomes", 0.0, silent, ""))
         facts = {name: getattr(self.options, name) for name in FACTS}
         path = write_results(
             Path(self.options.output),
@@ -246,6 +302,11 @@ def prepare(environment: Environment, **_: Any) -> None:
         raise SystemExit(BROKEN) from error
     options = Caller.test.options
     environment.events.request.add_listener(Caller.test.remember)
+    if isinstance(environment.runner, MasterRunner):
+        environment.runner.register_message(LAST, take_last)
+    elif isinstance(environment.runner, WorkerRunner):
+        # Beside Locust's other messages: heartbeats must be answered while it waits.
+        environment.runner.register_message(END, end_part, concurrent=True)
     if options.shape != "flat":
         environment.shape_class = Shape(options)
         environment.shape_class.runner = environment.runner
@@ -263,33 +324,72 @@ def start(environment: Environment, **_: Any) -> None:
         Caller.test.watch.start()
 
 
+@events.test_stopping.add_listener
+def end_workers(environment: Environment, **_: Any) -> None:
+    """Let no worker's outcomes be missing when the master judges."""
+    if isinstance(environment.runner, MasterRunner):
+        Caller.test.end_workers(environment.runner, environment.stop_timeout)
+
+
 @events.test_stop.add_listener
 def finish(environment: Environment, **_: Any) -> None:
-    """Report, where all outcomes are."""
-    if not isinstance(environment.runner, WorkerRunner):
+    """Report, where all outcomes are; a worker sends its last ones there."""
+    if isinstance(environment.runner, WorkerRunner):
+        send_last(environment.runner)
+        environment.stop_timeout = 0  # Locust would sleep so long before the next test
+    else:
         Caller.test.finish()
+
+
+def end_part(environment: Environment, msg: Message) -> None:
+    """On a worker: end, since the master says so."""
+    runner = environment.runner
+    assert isinstance(runner, WorkerRunner)
+    if runner.state == STATE_STOPPED:  # it had no user in this test
+        send_last(runner)
+        return
+    environment.stop_timeout = msg.data["stop_timeout"]
+    runner.stop()
+
+
+def send_last(runner: WorkerRunner) -> None:
+    """Send a worker's last outcomes to its master."""
+    Caller.test.give_up()
+    runner.send_message(LAST, {"outcomes": Caller.test.take_outcomes()})
+
+
+def take_last(environment: Environment, msg: Message) -> None:
+    """Take a worker's last outcomes."""
+    Caller.test.take_over(msg.node_id, msg.data["outcomes"])
+    Caller.test.ended.add(msg.node_id)
 
 
 @events.report_to_master.add_listener
 def hand_over(client_id: str, data: dict[str, Any]) -> None:
     """Send a worker's outcomes to its master."""
-    data["outcomes"], Caller.test.outcomes = Caller.test.outcomes, []
+    data["outcomes"] = Caller.test.take_outcomes()
 
 
 @events.worker_report.add_listener
 def take_over(client_id: str, data: dict[str, Any]) -> None:
     """Take a worker's outcomes."""
-    Caller.test.outcomes += (Outcome(*fields) for fields in data["outcomes"])
+    Caller.test.take_over(client_id, data["outcomes"])
 
 
 @events.quitting.add_listener
 def say_verdict(environment: Environment, **_: Any) -> None:
     """Make the verdict the exit code."""
     runner = environment.runner
-    if runner is None or isinstance(runner, WorkerRunner):
+    if runner is None:
+        return
+    if isinstance(runner, WorkerRunner):
+        environment.stop_timeout = 0
+        runner.stop()  # before Locust tells the master that this worker is gone
         return
     if runner.state not in (STATE_INIT, STATE_STOPPED):  # Ctrl-C, SIGTERM
         environment.stop_timeout = 0  # or Locust would wait for all answers
+        if isinstance(runner, MasterRunner):
+            Caller.test.end_workers(runner, 0.0)
         Caller.test.finish()
     checks = Caller.test.checks
     environment.process_exit_code = (

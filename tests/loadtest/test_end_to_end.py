@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 OBJECTIVES = """\
@@ -108,15 +109,12 @@ def test_without_an_archive_the_command_says_how_to_make_one(tmp_path: Path) -> 
     assert "make package" in output
 
 
-@pytest.mark.slow
-def test_a_test_that_is_stopped_early_reports_on_what_it_has(
-    tmp_path: Path, silent_server: str
-) -> None:
-    out = tmp_path / "out"
+def start_silent(out: Path, host: str, *arguments: str) -> subprocess.Popen[str]:
+    """A test of two users whose requests are under way."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "loadtest", "--host", silent_server, "--users", "2"),
-            *("--run-time", "300s", "--output", str(out)),
+            *(sys.executable, "-m", "loadtest", "--host", host, "--users", "2"),
+            *("--spawn-rate", "2", "--stop-timeout", "1", "--output", str(out), *arguments),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -127,8 +125,50 @@ def test_a_test_that_is_stopped_early_reports_on_what_it_has(
         if "All users spawned" in line:
             break
     time.sleep(1)
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")], ids=["one process", "workers"])
+def test_a_test_that_is_stopped_early_reports_on_what_it_has(
+    tmp_path: Path, silent_server: str, processes: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    process = start_silent(out, silent_server, "--run-time", "300s", *processes)
     process.terminate()
     process.communicate(timeout=60)
     found = json.loads((out / "results.json").read_text())
     assert found["totals"]["reasons"] == {"no answer when the test ended": 2}
     assert not found["met"]
+
+
+@pytest.mark.slow
+def test_what_workers_have_not_heard_when_the_test_ends_has_failed(
+    tmp_path: Path, silent_server: str
+) -> None:
+    options = "--processes 2 --users 4 --spawn-rate 4 --run-time 3s --stop-timeout 1"
+    code, output, found = run(tmp_path, "--host", silent_server, *options.split())
+    assert code == 1, output
+    assert found["totals"]["reasons"] == {"no answer when the test ended": 4}
+    assert "met    workers without their last outcomes: 0.00" in output
+
+
+@pytest.mark.slow
+def test_what_workers_hear_after_the_end_is_counted(tmp_path: Path, silent_server: str) -> None:
+    options = "--processes 2 --users 4 --spawn-rate 4 --run-time 3s --answer-timeout 5"
+    code, output, found = run(tmp_path, "--host", silent_server, *options.split())
+    assert code == 1, output
+    assert list(found["totals"]["reasons"].values()) == [4]
+    assert "no answer: TimeoutError" in next(iter(found["totals"]["reasons"]))
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_fails_the_run(tmp_path: Path, silent_server: str) -> None:
+    out = tmp_path / "out"
+    process = start_silent(out, silent_server, "--processes", "2", "--run-time", "3s")
+    locust = psutil.Process(process.pid).children()[0]
+    locust.children()[0].kill()
+    assert process.wait(timeout=60) == 1
+    found = json.loads((out / "results.json").read_text())
+    silent = [check for check in found["checks"] if "last outcomes" in check["name"]]
+    assert [(check["measured"], check["met"]) for check in silent] == [(1, False)]
