@@ -20,6 +20,8 @@ CONNECT_SECONDS = 10.0
 MESSAGE_BYTES = 64 * 2**20
 # TorchServe's words for a full queue; over gRPC they come as INTERNAL.
 QUEUE_FULL = "no worker to serve"
+# gRPC's words for the 503 of a gateway; UNAVAILABLE is an outage of any other kind, too.
+GATEWAY_FULL = "http2 header with status: 503"
 # Over gRPC TorchServe drops the status of the handler's answer: its error's type must tell.
 SERVER_ERRORS = {"internal_error": 500, "out_of_memory": 503}
 STATUS = {
@@ -27,7 +29,6 @@ STATUS = {
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.PERMISSION_DENIED: 401,
     grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 507,
 }
@@ -124,14 +125,21 @@ class Grpc:
         try:
             reply = self._predict(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            details = error.details() or ""
-            full = QUEUE_FULL in details
-            return Answer(503 if full else STATUS.get(error.code(), 500), details.encode())
+            return _refusal(error.code(), error.details() or "")
         return Answer(_status(reply.prediction), reply.prediction)
 
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
+
+
+def _refusal(code: grpc.StatusCode, details: str) -> Answer:
+    """HTTP's answer for a call that failed; raises ConnectionError where nobody gave one."""
+    if QUEUE_FULL in details or GATEWAY_FULL in details:
+        return Answer(503, details.encode())
+    if code is grpc.StatusCode.UNAVAILABLE:
+        raise ConnectionError(details)
+    return Answer(STATUS.get(code, 500), details.encode())
 
 
 def _status(body: bytes) -> int:
