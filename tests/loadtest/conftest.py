@@ -1,4 +1,4 @@
-"""An archive with a tiny network for the tests that load a real TorchServe."""
+"""An archive for the tests that load a real TorchServe, and a server that says nothing."""
 
 import socket
 from collections.abc import Iterator
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.random_checkpoint import make_random_checkpoint
+from tests.random_checkpoint import SHIPPED
 from training.package import build_package
 
 
 @pytest.fixture(scope="session")
-def tiny_model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    build_package(make_random_checkpoint(folder / "checkpoint"), folder / "store")
-    return folder / "store"
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the shipped model: random weights would fail with every answer."""
+    store = tmp_path_factory.mktemp("store")
+    build_package(SHIPPED, store)
+    return store
 
 
 @pytest.fixture

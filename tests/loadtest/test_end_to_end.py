@@ -47,9 +47,9 @@ def run(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
     ids=["HTTP, closed loop", "gRPC, open loop, spike"],
 )
 def test_a_real_server_is_loaded_and_judged(
-    tmp_path: Path, tiny_model_store: Path, options: str
+    tmp_path: Path, model_store: Path, options: str
 ) -> None:
-    code, output, found = run(tmp_path, "--model-store", str(tiny_model_store), *options.split())
+    code, output, found = run(tmp_path, "--model-store", str(model_store), *options.split())
     assert code == 0, output
     assert found["met"]
     kinds = found["kinds"]

@@ -5,8 +5,19 @@ from collections import Counter
 import pytest
 
 from handler.transport import Part
-from loadtest.recordings import KINDS, deal, make_recordings, parse_mix
+from loadtest.recordings import (
+    KINDS,
+    LEAST_RIGHT,
+    Mode,
+    Recording,
+    deal,
+    make_recordings,
+    parse_mix,
+    share_right,
+)
 from model.audio import AudioError, load_audio
+from model.recognizer import Recognizer, TranscribeOptions
+from tests.random_checkpoint import SHIPPED
 
 MADE = make_recordings("fast")
 
@@ -40,12 +51,58 @@ def test_the_form_carries_the_file_and_the_fields() -> None:
 
 def test_what_counts_as_an_answer() -> None:
     good, bad = MADE["command"][0], MADE["bad"][0]
-    assert good.problem(200, b'{"text": "hello"}') is None
-    for status, body in ((400, b"{}"), (503, b""), (200, b"<html>"), (200, b'{"text": 1}')):
+    assert good.problem(200, json.dumps({"text": good.reference}).encode()) is None
+    for status, body in (
+        *((400, b"{}"), (503, b""), (200, b"<html>"), (200, b'{"text": 1}'), (200, b"[]")),
+        *((200, b'{"text": ""}'), (200, b'{"text": "hello"}')),
+    ):
         assert good.problem(status, body)
     assert bad.problem(400, b"{}") is None and bad.problem(413, b"") is None
     for status in (200, 401, 500, 503):
         assert bad.problem(status, b"")
+
+
+def test_half_of_the_words_make_an_answer_and_fewer_do_not() -> None:
+    fields = {"response_format": "text"}
+    clip = Recording("command", "clip", b"", 2.0, fields, "Please stop it, please!")
+    for text in ("please STOP it now", "stop please", "Please? Please."):
+        assert clip.problem(200, text.encode()) is None, text
+    for text in ("", "stop", "stop stop stop", "<html>a page</html>"):
+        assert clip.problem(200, text.encode()), text
+    assert clip.problem(200, b"stop") == "an answer with 25 % of the words: stop"
+
+
+def test_subtitles_have_a_cue() -> None:
+    fields = {"response_format": "srt"}
+    clip = Recording("long", "clip", b"", 60.0, fields, "Please stop.")
+    cue = b"1\n00:00:00,080 --> 00:00:01,200\nPlease stop.\n"
+    assert clip.problem(200, cue) is None
+    assert clip.problem(200, b"Please stop.") == "an answer without a cue: Please stop."
+    assert clip.problem(200, cue.replace(b"stop", b"go")) is None
+    assert clip.problem(200, cue.replace(b"Please stop", b"")) is not None
+
+
+def test_the_reference_of_a_long_file_is_what_is_said_in_it() -> None:
+    texts = {r.reference for kind in KINDS[:2] for r in MADE[kind]}
+    once = Counter(word for text in texts for word in text.split())
+    minute, three = (Counter(MADE["long"][i].reference.split()) for i in (0, 2))
+    assert once <= minute <= three
+    assert three.total() / minute.total() == pytest.approx(3, abs=0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fast", "accurate"])
+def test_the_shipped_model_has_more_than_half_of_the_words(mode: Mode) -> None:
+    recognizer = Recognizer.load(SHIPPED, device="cpu")
+    clips = {r.content: r for kind in KINDS[:3] for r in MADE[kind]}
+    found = recognizer.transcribe(
+        [load_audio(content) for content in clips], TranscribeOptions(mode=mode)
+    )
+    shares = {
+        clip.name: share_right(clip.reference, transcript.text)
+        for clip, transcript in zip(clips.values(), found.transcripts, strict=True)
+    }
+    assert min(shares.values()) > LEAST_RIGHT + 0.1, shares
 
 
 def test_a_pack_has_exactly_the_shares_of_the_mix_in_a_new_order() -> None:
