@@ -57,9 +57,13 @@ def quantity(value: Any) -> float:
 
 
 def ports_of(pod: Manifest) -> dict[str, int]:
+    return named_ports(containers(pod))
+
+
+def named_ports(some: list[dict[str, Any]]) -> dict[str, int]:
     return {
         port["name"]: port["containerPort"]
-        for container in containers(pod)
+        for container in some
         for port in container.get("ports", [])
     }
 
@@ -116,8 +120,10 @@ def ports_exist(manifests: list[Manifest]) -> Iterator[str]:
     for service in of_kind(manifests, "Service"):
         for _, pod in pods(manifests):
             if matches(service["spec"]["selector"], pod["metadata"]["labels"]):
+                # Kubernetes before 1.33 finds a sidecar's port, an init container's, by number alone.
+                found = {*named_ports(pod["spec"]["containers"]), *ports_of(pod).values()}
                 for port in service["spec"]["ports"]:
-                    if port["targetPort"] not in ports_of(pod):
+                    if port["targetPort"] not in found:
                         yield f"Service {service['metadata']['name']} leads to {port['targetPort']}"
     for name, pod in pods(manifests):
         if len(set(ports_of(pod).values())) != len(ports_of(pod)):
