@@ -2,7 +2,7 @@
 
 One user is one caller in the closed loop: send, wait for the answer, think, send again. In the open
 loop one user is a stream of Poisson arrivals that does not wait, so many users are a stream of
-their summed rate, and a shape changes the rate just as it changes the number of callers.
+their summed rate. A shape changes the number of callers, and each stream's rate.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from loadtest.objectives import DEFAULT, Check, Objectives, judge, read_objectiv
 from loadtest.outcomes import Fate, Outcome
 from loadtest.recordings import Kind, Mode, Recording, deal, make_recordings, parse_mix
 from loadtest.report import Results, write_results
-from loadtest.shapes import SHAPES
+from loadtest.shapes import FEWEST_CALLERS, SHAPES
 from loadtest.transports import PROTOCOLS, Grpc, Http, Transport
 from loadtest.watch import Watch
 
@@ -72,7 +72,7 @@ def add_options(parser: Any) -> None:
         choices=["flat", *SHAPES],
         default="flat",
         include_in_web_ui=False,  # Locust must know at its start whether there is one
-        help="how the users change over --run-time, up to --users",
+        help="how callers (closed loop) or rate (open loop) change over --run-time, up to the full",
     )
     add("--mix", default=DEFAULT_MIX, help="shares of the kinds of recordings")
     add("--mode", choices=["accurate", "fast"], default="accurate")
@@ -98,12 +98,13 @@ class Shape(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """Users now, and users to start in a second; None at the end."""
-        passed = self.get_run_time() / (self._options.run_time or DEFAULT_SECONDS)
+        passed = self.get_run_time() / self._options.shape_seconds
         if passed >= 1:
             return None
         peak = self._options.num_users or DEFAULT_PEAK
+        share = 1.0 if self._options.loop == "open" else SHAPES[self._options.shape](passed)
         # At least one: Locust takes none for the end of the start.
-        return max(1, round(peak * SHAPES[self._options.shape](passed))), float(peak)
+        return max(1, round(peak * share)), float(peak)
 
 
 class Test:
@@ -132,7 +133,16 @@ class Test:
     def load(self) -> float:
         """The load now: callers, or arrivals in a second."""
         users = self.environment.runner.user_count if self.environment.runner else 0
-        return float(users * self.options.rate if self.options.loop == "open" else users)
+        if self.options.loop == "open":
+            return float(users * self.options.rate * self.share(time.time()))
+        return float(users)
+
+    def share(self, moment: float) -> float:
+        """The shape's share of its peak at a moment, in seconds since the epoch."""
+        if self.options.shape == "flat":
+            return 1.0
+        passed = (moment - self._began) / self.options.shape_seconds
+        return SHAPES[self.options.shape](min(max(passed, 0.0), 1.0))
 
     def start(self) -> None:
         """Begin a new test with the options as they are now; the web page can change them.
@@ -146,6 +156,10 @@ class Test:
             raise ValueError(f"--think is {self.options.think:g}; it must be at least 0")
         if self.options.headless and not self.options.host:
             raise ValueError("--host is missing; give the endpoint, as http://127.0.0.1:8080")
+        if not isinstance(self.environment.runner, WorkerRunner):  # which the master tells
+            self._check_shape()
+            self.options.shape_seconds = self.options.run_time or DEFAULT_SECONDS
+        self._began = time.time()
         self.outcomes = []
         self.checks = None
         mode = self.options.mode
@@ -160,6 +174,15 @@ class Test:
         self.sent = {}
         self.workers = set()
         self.ended = set()
+
+    def _check_shape(self) -> None:
+        users = self.options.num_users or DEFAULT_PEAK
+        fewest = FEWEST_CALLERS.get(self.options.shape, 1)
+        if self.options.loop == "closed" and users < fewest:
+            raise ValueError(
+                f"--users is {users}; in the closed loop --shape {self.options.shape} needs at "
+                f"least {fewest} (in the open loop a shape changes the rate instead)"
+            )
 
     def transport(self, host: str) -> Transport:
         """Connect one user."""
@@ -246,16 +269,17 @@ class Caller(User):
     @task
     def call(self) -> None:
         """One request in the closed loop; one arrival in the open one."""
-        recording = next(self.test.recordings)
         options = self.test.options
         if options.loop == "closed":
-            self._send(recording, time.time())
+            self._send(next(self.test.recordings), time.time())
             if options.think:
                 gevent.sleep(self._rng.expovariate(1 / options.think))
             return
         self._due += self._rng.expovariate(options.rate)
         gevent.sleep(max(0.0, self._due - time.time()))
-        self._sent.spawn(self._send, recording, self._due)
+        # Of the arrivals at the peak's rate so many remain Poisson arrivals at the rate of now.
+        if self._rng.random() < self.test.share(self._due):
+            self._sent.spawn(self._send, next(self.test.recordings), self._due)
 
     def on_stop(self) -> None:
         """Wait for the answers that are still out: what was sent is counted."""

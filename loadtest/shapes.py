@@ -45,4 +45,12 @@ def day(time: float) -> float:
     return DAY[before] + (hour - int(hour)) * (DAY[(before + 1) % 24] - DAY[before])
 
 
+# Callers are whole: with fewer than so many the closed loop cannot tell a shape's levels apart.
+FEWEST_CALLERS = {
+    "ramp": STEPS,
+    "step": STEPS,
+    "spike": round(1 / SPIKE_BASE),
+    "soak": 1,
+    "day": 10,
+}
 SHAPES: dict[str, Shape] = {"ramp": ramp, "step": step, "spike": spike, "soak": soak, "day": day}

@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
+from loadtest.outcomes import Outcome
+
 OBJECTIVES = """\
 latency: {command: {p95: 60}, sentence: {p95: 60}, bad: {p95: 60}}
 most_failed: 0
@@ -92,6 +94,7 @@ def test_where_nothing_answers_every_request_fails_and_the_verdict_is_1(tmp_path
         (("--mix", "songs=1"), "KIND=SHARE"),
         (("--objectives", "nowhere.yaml"), "nowhere.yaml"),
         (("--rate", "0"), "--rate is 0"),
+        (("--loop", "closed", "--shape", "step", "--users", "5"), "needs at least 6"),
     ],
 )
 def test_what_cannot_be_tested_ends_with_2_and_the_reason(
@@ -101,6 +104,20 @@ def test_what_cannot_be_tested_ends_with_2_and_the_reason(
     assert code == 2, output
     assert names in output
     assert not found
+
+
+@pytest.mark.slow
+def test_a_shape_changes_the_rate_of_a_single_user_in_the_open_loop(tmp_path: Path) -> None:
+    options = "--host http://127.0.0.1:9 --loop open --users 1 --rate 60 --shape ramp --run-time 6s"
+    _, output, found = run(tmp_path, *options.split())
+    dues = sorted(Outcome(*fields).due for fields in found["outcomes"])
+    assert len(dues) == pytest.approx(60 * 6 / 2, rel=0.35), output
+    early = sum(due < dues[0] + (dues[-1] - dues[0]) / 2 for due in dues)
+    assert early == pytest.approx(len(dues) / 4, rel=0.4)
+    loads = [
+        dict(zip(found["sample_fields"], own, strict=True))["load"] for own in found["samples"]
+    ]
+    assert loads[1] < 30 < loads[-1]
 
 
 def test_without_an_archive_the_command_says_how_to_make_one(tmp_path: Path) -> None:

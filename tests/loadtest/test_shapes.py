@@ -1,6 +1,6 @@
 import pytest
 
-from loadtest.shapes import SHAPES, day, ramp, soak, spike, step
+from loadtest.shapes import FEWEST_CALLERS, SHAPES, day, ramp, soak, spike, step
 
 TIMES = [i / 1000 for i in range(1000)]
 
@@ -33,3 +33,10 @@ def test_a_day_has_no_jump_and_ends_as_it_begins() -> None:
     steps = [abs(a - b) for a, b in zip(values, [*values[1:], values[0]], strict=True)]
     assert max(steps) < 0.01
     assert values.index(max(values)) == pytest.approx(1000 * 10 / 24, abs=1)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_fewest_callers_show_the_shape(name: str) -> None:
+    fewest = FEWEST_CALLERS[name]
+    seen = {max(1, round(fewest * SHAPES[name](time))) for time in TIMES}
+    assert len(seen) == {"ramp": 6, "step": 6, "spike": 2, "soak": 1, "day": 10}[name]
