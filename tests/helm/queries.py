@@ -9,7 +9,7 @@ import promql_parser
 
 from tests.helm.chart import CHART, REQUIRED, merged, of_kind, render
 
-# Not the pod's: the DCGM exporter's and kube-state-metrics'.
+# Not the pod's: the DCGM exporter's, kube-state-metrics' and Prometheus' own.
 FOREIGN = frozenset(
     {
         "DCGM_FI_DEV_FB_FREE",
@@ -17,6 +17,8 @@ FOREIGN = frozenset(
         "DCGM_FI_DEV_GPU_UTIL",
         "kube_deployment_spec_replicas",
         "kube_deployment_status_replicas_available",
+        "kube_pod_status_ready",
+        "up",
     }
 )
 

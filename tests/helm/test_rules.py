@@ -100,6 +100,15 @@ def deployment(wanted: int, available: int, name: str = "demo-steno") -> list[di
     ]
 
 
+def scraped(up: int, ready: int) -> list[dict[str, str]]:
+    """What is known of a pod: whether Prometheus reaches it, and whether it is ready."""
+    pod = 'namespace="speech",pod="demo-steno-5d-x",condition="true"'
+    return [
+        series("up", f"{up}x500", pod="demo-steno-5d-x", endpoint="metrics"),
+        {"series": f"kube_pod_status_ready{{{pod}}}", "values": f"{ready}x500"},
+    ]
+
+
 def gpu(used: str, pod: str = "demo-steno-5d-x") -> list[dict[str, str]]:
     labels = f'exported_namespace="speech",exported_pod="{pod}",gpu="0"'
     return [
@@ -151,6 +160,30 @@ CASES = [
     Case("StenoNoPod", False, deployment(2, 0, "other-steno"), labels=DEPLOYMENT),
     Case("StenoNoPod", False, deployment(2, 1), labels=DEPLOYMENT),
     Case("StenoNoPod", False, deployment(0, 0), labels=DEPLOYMENT),  # scaled to zero
+    Case("StenoMetricsMissing", True, deployment(2, 1)),
+    Case(
+        "StenoMetricsMissing",
+        True,
+        [
+            *deployment(2, 2),
+            *deployment(1, 1, "demo-steno-canary"),
+            series("steno_ready", "1x500", pod="a"),
+        ],
+        labels={**LABELS, "track": "canary"},
+    ),
+    # The exporter's port is scraped, TorchServe's is not.
+    Case(
+        "StenoMetricsMissing",
+        True,
+        [*deployment(1, 1), series("steno_ready", "1x500", pod="a"), *scraped(up=0, ready=1)],
+    ),
+    Case(
+        "StenoMetricsMissing",
+        False,
+        [*deployment(1, 1), series("steno_ready", "0x500", pod="a"), *scraped(up=1, ready=1)],
+    ),
+    Case("StenoMetricsMissing", False, deployment(2, 0)),
+    Case("StenoMetricsMissing", False, scraped(up=0, ready=0)),  # it starts
     Case("StenoVersionMismatch", True, versions("v7", "v6")),
     Case("StenoVersionMismatch", True, versions("v6", "v6")),
     Case("StenoVersionMismatch", False, versions("v7", "v7")),
