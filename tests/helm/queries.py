@@ -17,6 +17,8 @@ FOREIGN = frozenset(
         "DCGM_FI_DEV_GPU_UTIL",
         "kube_deployment_spec_replicas",
         "kube_deployment_status_replicas_available",
+        "kube_pod_container_status_last_terminated_reason",
+        "kube_pod_container_status_restarts_total",
         "kube_pod_status_ready",
         "up",
     }

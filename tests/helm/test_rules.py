@@ -109,6 +109,22 @@ def scraped(up: int, ready: int) -> list[dict[str, str]]:
     ]
 
 
+def restarts(values: str, *reasons: str, **others: str) -> list[dict[str, str]]:
+    labels = {"namespace": "speech", "pod": "demo-steno-5d-x", "container": "server", **others}
+    shown = ",".join(f'{key}="{value}"' for key, value in labels.items())
+    told = [
+        {
+            "series": f'kube_pod_container_status_last_terminated_reason{{{shown},reason="{reason}"}}',
+            "values": "1x500",
+        }
+        for reason in reasons
+    ]
+    return [
+        {"series": f"kube_pod_container_status_restarts_total{{{shown}}}", "values": values},
+        *told,
+    ]
+
+
 def gpu(used: str, pod: str = "demo-steno-5d-x") -> list[dict[str, str]]:
     labels = f'exported_namespace="speech",exported_pod="{pod}",gpu="0"'
     return [
@@ -118,6 +134,7 @@ def gpu(used: str, pod: str = "demo-steno-5d-x") -> list[dict[str, str]]:
 
 
 GPU = {"exported_namespace": "speech", "exported_pod": "demo-steno-5d-x"}
+POD = {"namespace": "speech", "pod": "demo-steno-5d-x"}
 DEPLOYMENT = {"namespace": "speech", "deployment": "demo-steno"}
 CASES = [
     # 0.5 % may fail; 14.4 times that is 7.2 %.
@@ -203,6 +220,18 @@ CASES = [
         False,
         [series("steno_errors_total", "0+1x500", pod="a", Type="not_audio")],
     ),
+    Case(
+        "StenoContainerRestarts",
+        True,
+        restarts("0x415 1x80", "OOMKilled"),
+        labels={**POD, "reason": "OOMKilled"},
+    ),
+    # kube-state-metrics was not told why.
+    Case("StenoContainerRestarts", True, restarts("0x415 1x80"), labels=POD),
+    Case("StenoContainerRestarts", False, restarts("1x500", "OOMKilled")),
+    Case("StenoContainerRestarts", False, restarts("0x380 1x120", "Error")),
+    Case("StenoContainerRestarts", False, restarts("0x415 1x80", "Error", container="exporter")),
+    Case("StenoContainerRestarts", False, restarts("0x415 1x80", pod="demo-steno-b-5d-x")),
     Case("StenoGpuMemory", True, gpu("24000"), labels=GPU),
     Case("StenoGpuMemory", False, gpu("15000"), labels=GPU),
     Case("StenoGpuMemory", False, gpu("24000", "demo-steno-b-5d-x"), labels=GPU),  # another's
