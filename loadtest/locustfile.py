@@ -6,6 +6,7 @@ their summed rate. A shape changes the number of callers, and each stream's rate
 """
 
 import argparse
+import contextlib
 import itertools
 import logging
 import random
@@ -30,7 +31,7 @@ from locust.runners import (
 
 from loadtest.objectives import DEFAULT, Check, Objectives, judge, read_objectives
 from loadtest.outcomes import Fate, Outcome
-from loadtest.recordings import Kind, Mode, Recording, deal, make_recordings, parse_mix
+from loadtest.recordings import Recording, deal, make_recordings, parse_mix
 from loadtest.report import Results, write_results
 from loadtest.shapes import FEWEST_CALLERS, SHAPES
 from loadtest.transports import PROTOCOLS, Grpc, Http, Transport
@@ -52,6 +53,10 @@ FACTS = (
 )
 
 logger = logging.getLogger(__name__)
+# Their long files take seconds. A worker has them before it tells its master that it is ready, and
+# `prepare` says what is wrong with them.
+with contextlib.suppress(OSError):
+    make_recordings()
 
 
 @events.init_command_line_parser.add_listener
@@ -127,7 +132,6 @@ class Test:
             self.options.management_token,
             self.options.metrics_url,
         )
-        self._made: dict[Mode, dict[Kind, list[Recording]]] = {}
         self.start()
 
     def load(self) -> float:
@@ -141,7 +145,7 @@ class Test:
         """The shape's share of its peak at a moment, in seconds since the epoch."""
         if self.options.shape == "flat":
             return 1.0
-        passed = (moment - self._began) / self.options.shape_seconds
+        passed = (moment - self.options.shape_began) / self.options.shape_seconds
         return SHAPES[self.options.shape](min(max(passed, 0.0), 1.0))
 
     def start(self) -> None:
@@ -158,17 +162,15 @@ class Test:
             raise ValueError("--host is missing; give the endpoint, as http://127.0.0.1:8080")
         if not isinstance(self.environment.runner, WorkerRunner):  # which the master tells
             self._check_shape()
+            self.options.shape_began = time.time()
             self.options.shape_seconds = self.options.run_time or DEFAULT_SECONDS
-        self._began = time.time()
         self.outcomes = []
         self.checks = None
-        mode = self.options.mode
-        if mode not in self._made:
-            self._made[mode] = make_recordings(mode)
+        made = make_recordings(self.options.mode)
         # Each worker process deals in another order.
         process = getattr(self.environment.runner, "worker_index", 0)
         seed = 1009 * self.options.seed + process
-        self.recordings = deal(self._made[mode], parse_mix(self.options.mix), seed)
+        self.recordings = deal(made, parse_mix(self.options.mix), seed)
         self.seeds = itertools.count(seed << 20)
         self.numbers = itertools.count()
         self.sent = {}

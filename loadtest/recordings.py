@@ -11,9 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import av
 import numpy as np
@@ -112,9 +112,7 @@ def make_recordings(mode: Mode = "accurate") -> dict[Kind, list[Recording]]:
     Raises:
         OSError: the fixtures are not there.
     """
-    manifest = (FIXTURES / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    lines = {line["audio_filepath"]: line for line in map(json.loads, manifest)}
-    contents = {name: (FIXTURES / name).read_bytes() for name in lines}
+    lines, contents = _clips()
     words = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
     plain = {"response_format": "json"}
     made: dict[Kind, list[Recording]] = {kind: [] for kind in KINDS}
@@ -140,17 +138,36 @@ def make_recordings(mode: Mode = "accurate") -> dict[Kind, list[Recording]]:
             add("command", name, contents[name], seconds, line["text"], plain, other)
         else:
             add("sentence", name, contents[name], seconds, line["text"], plain, words)
-    speech = [_decode(content) for content in contents.values()]
-    texts = [line["text"] for line in lines.values()]
-    for seconds, container in ((60.0, "FLAC"), (180.0, "MP3")):
-        joined, reference = _join(speech, texts, seconds)
-        name, content = f"{seconds:g} s of {container}", _encode(joined, container)
+    for name, content, seconds, reference in _long_files():
         add("long", name, content, seconds, reference, words, {"response_format": "srt"})
     flac = contents["news.flac"]
     add("bad", "text file", b"This is not a recording.\n" * 40, 0.0, "", plain)
     add("bad", "half a FLAC", flac[: len(flac) // 2], 0.0, "", plain)
     add("bad", "empty file", b"", 0.0, "", plain)
     add("bad", "good file", flac, 0.0, "", {"response_format": "yaml"})
+    return made
+
+
+@cache
+def _clips() -> tuple[dict[str, dict[str, Any]], dict[str, bytes]]:
+    """Lines of the manifest and contents, by file."""
+    manifest = (FIXTURES / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = {line["audio_filepath"]: line for line in map(json.loads, manifest)}
+    return lines, {name: (FIXTURES / name).read_bytes() for name in lines}
+
+
+@cache
+def _long_files() -> list[tuple[str, bytes, float, str]]:
+    """Name, content, seconds and reference of each; they take seconds to make."""
+    lines, contents = _clips()
+    speech = [_decode(content) for content in contents.values()]
+    texts = [line["text"] for line in lines.values()]
+    made = []
+    for seconds, container in ((60.0, "FLAC"), (180.0, "MP3")):
+        joined, reference = _join(speech, texts, seconds)
+        made.append(
+            (f"{seconds:g} s of {container}", _encode(joined, container), seconds, reference)
+        )
     return made
 
 
