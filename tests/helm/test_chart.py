@@ -124,7 +124,7 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
                 "scrapedOtherwise": st.just(True),
                 "serviceMonitor": st.fixed_dictionaries({"enabled": toggles}),
                 "rules": st.fixed_dictionaries(
-                    {"enabled": toggles, "latencySeconds": st.sampled_from([0.5, 1, 2.5, 10])}
+                    {"enabled": toggles, "latencySeconds": st.sampled_from([0.5, 1, 2.5, 10, None])}
                 ),
                 "dashboard": st.fixed_dictionaries({"enabled": toggles}),
             }

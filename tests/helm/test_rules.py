@@ -20,8 +20,9 @@ def series(name: str, values: str, **labels: str) -> dict[str, str]:
     return {"series": f"{name}{{{shown}}}", "values": values}
 
 
-def rule_groups() -> dict[str, Any]:
-    values = merged(REQUIRED, {"gpu": {"count": 1}, "monitoring": {"rules": {"enabled": True}}})
+def rule_groups(**rules: Any) -> dict[str, Any]:
+    monitoring = {"rules": {"enabled": True, **rules}}
+    values = merged(REQUIRED, {"gpu": {"count": 1}, "monitoring": monitoring})
     (rule,) = of_kind(render(values), "PrometheusRule")
     return {"groups": rule["spec"]["groups"]}
 
@@ -256,6 +257,13 @@ def test_prometheus_reads_the_rules(folder: Path) -> None:
     done = run_promtool("check", "rules", "rules.yaml", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"SUCCESS: {sum(len(g['rules']) for g in rule_groups()['groups'])} rules" in done.stdout
+
+
+def test_without_a_bound_for_the_latency_nothing_looks_at_it() -> None:
+    groups = rule_groups(latencySeconds=None)
+    names = {rule.get("alert") for group in groups["groups"] for rule in group["rules"]}
+    assert set(ALERTS) - names == {"StenoLatencyFast", "StenoLatencySlow"}
+    assert "slow_ratio" not in yaml.safe_dump(groups)
 
 
 def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_silent() -> None:
