@@ -1,7 +1,8 @@
 """A load test from one command: python -m loadtest [--host URL] [Locust's options and ours]
 
 Without --host it starts the packed checkpoint's TorchServe on this machine and stops it afterwards.
-The exit status is 0 when the objectives are met, 1 when one is missed, 2 when no test could be made.
+The exit status is 0 when the objectives are met, 1 when one is missed or all quantiles have too few
+answers, 2 when no test could be made.
 """
 
 import argparse

@@ -29,7 +29,14 @@ from locust.runners import (
     WorkerRunner,
 )
 
-from loadtest.objectives import DEFAULT, Check, Objectives, judge, read_objectives
+from loadtest.objectives import (
+    DEFAULT,
+    Check,
+    Objectives,
+    judge,
+    read_objectives,
+    verdict_of,
+)
 from loadtest.outcomes import Fate, Outcome
 from loadtest.recordings import Recording, deal, make_recordings, parse_mix
 from loadtest.report import Results, write_results
@@ -39,7 +46,7 @@ from loadtest.watch import Watch
 
 DEFAULT_MIX = "command=45,sentence=40,long=10,bad=5"
 DEFAULT_PEAK, DEFAULT_SECONDS = 4, 60.0
-# Exit codes: the objectives were missed; the test could not be made.
+# Exit codes: objectives were missed or could not be decided; the test could not be made.
 MISSED, BROKEN = 1, 2
 # Of one user in the open loop, which waits for nothing.
 OPEN_CONNECTIONS = 10_000
@@ -245,14 +252,16 @@ class Test:
         self.give_up()
         self.checks = judge(self.objectives, self.outcomes)
         if self.workers:
-            silent = len(self.workers - self.ended)
-            self.checks.append(Check("workers without their last outcomes", 0.0, silent, ""))
+            silent, count = len(self.workers - self.ended), len(self.workers)
+            self.checks.append(Check("workers without their last outcomes", 0.0, silent, "", count))
         facts = {name: getattr(self.options, name) for name in FACTS}
         path = write_results(
             Path(self.options.output),
             Results(facts, self.outcomes, self.watch.samples, self.checks),
         )
         print("\n" + "\n".join(map(str, self.checks)))
+        if verdict_of(self.checks) == "too few":
+            print("Too few answers for any quantile; a longer --run-time gives more.")
         print(f"Report: {path}", flush=True)
 
 
@@ -418,6 +427,7 @@ def say_verdict(environment: Environment, **_: Any) -> None:
             Caller.test.end_workers(runner, 0.0)
         Caller.test.finish()
     checks = Caller.test.checks
-    environment.process_exit_code = (
-        BROKEN if checks is None else int(not all(check.met for check in checks)) * MISSED
-    )
+    if checks is None:
+        environment.process_exit_code = BROKEN
+    else:
+        environment.process_exit_code = 0 if verdict_of(checks) == "met" else MISSED

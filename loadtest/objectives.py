@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from loadtest.outcomes import QUANTILES, Outcome, summarize, total
+from loadtest.outcomes import LEAST_VALUES, QUANTILES, Outcome, summarize, total
 from loadtest.recordings import Kind
 
 DEFAULT = Path(__file__).with_name("objectives.yaml")
 Share = Annotated[float, Field(ge=0, le=1)]
+Verdict = Literal["met", "missed", "too few"]
 
 
 class _Checked(BaseModel):
@@ -51,26 +52,57 @@ class Objectives(_Checked):
 
 @dataclass(frozen=True)
 class Check:
-    """One objective beside what was measured; `measured` is None where nothing could be."""
+    """One objective beside what was measured.
+
+    Attributes:
+        measured: None where nothing could be.
+        count: how many were measured.
+        at_most: whether the limit is the most that may be, or the least that must.
+        least: so many take a verdict.
+    """
 
     name: str
     limit: float
     measured: float | None
     unit: str
+    count: int
     at_most: bool = True
+    least: int = 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the objective holds; without any measurement it does not."""
+        if self.measured is None:
+            return "missed"
+        if self.count < self.least:
+            return "too few"
+        held = self.measured <= self.limit if self.at_most else self.measured >= self.limit
+        return "met" if held else "missed"
 
     @property
     def met(self) -> bool:
-        """Whether the objective holds; without a measurement it does not."""
-        if self.measured is None:
-            return False
-        return self.measured <= self.limit if self.at_most else self.measured >= self.limit
+        """Whether the objective is known to hold."""
+        return self.verdict == "met"
 
     def __str__(self) -> str:
-        sign = "≤" if self.at_most else "≥"
+        wanted = f"wanted {'≤' if self.at_most else '≥'} {_figure(self.limit, self.unit)}"
+        if self.verdict == "too few":
+            return f"too few {self.name}: {self.count} of {self.least}, {wanted}"
         measured = "not measured" if self.measured is None else _figure(self.measured, self.unit)
-        verdict = "met   " if self.met else "MISSED"
-        return f"{verdict} {self.name}: {measured}, wanted {sign} {_figure(self.limit, self.unit)}"
+        word = "met    " if self.met else "MISSED "
+        return f"{word} {self.name}: {measured}, {wanted}, n = {self.count}"
+
+
+def verdict_of(checks: Sequence[Check]) -> Verdict:
+    """The verdict of a whole test.
+
+    "missed" where one is, and "too few" where quantiles are asked for and none could be decided.
+    """
+    if any(check.verdict == "missed" for check in checks):
+        return "missed"
+    quantiles = [check for check in checks if check.least]
+    undecided = all(check.verdict == "too few" for check in quantiles)
+    return "too few" if quantiles and undecided else "met"
 
 
 def read_objectives(path: Path) -> Objectives:
@@ -92,20 +124,33 @@ def judge(objectives: Objectives, outcomes: Sequence[Outcome]) -> list[Check]:
     totals = total(outcomes)
     checks = []
     for kind, latency in objectives.latency.items():
-        measured = summaries[kind].latency if kind in summaries else {}
+        own = summaries.get(kind)
         for quantile in QUANTILES:
             limit = getattr(latency, quantile)
             if limit is not None:
-                checks.append(Check(f"{quantile} of {kind}", limit, measured.get(quantile), "s"))
+                checks.append(
+                    Check(
+                        f"{quantile} of {kind}",
+                        limit,
+                        own.latency.get(quantile) if own else None,
+                        "s",
+                        own.answered if own else 0,
+                        least=LEAST_VALUES[quantile],
+                    )
+                )
 
     def share(count: int) -> float | None:
         return count / totals.requests if totals.requests else None
 
-    checks.append(Check("failed", objectives.most_failed, share(totals.failed), "%"))
-    checks.append(Check("refused", objectives.most_refused, share(totals.refused), "%"))
+    sent = totals.requests
+    checks.append(Check("failed", objectives.most_failed, share(totals.failed), "%", sent))
+    checks.append(Check("refused", objectives.most_refused, share(totals.refused), "%", sent))
     if (limit := objectives.slowest_refusal) is not None:
-        checks.append(Check("slowest refusal", limit, totals.slowest_refusal, "s"))
-    checks.append(Check("RTFx", objectives.least_rtfx, totals.rtfx, "", at_most=False))
+        slowest = totals.slowest_refusal
+        checks.append(Check("slowest refusal", limit, slowest, "s", totals.refused))
+    answered = sent - totals.refused - totals.failed
+    least_rtfx = objectives.least_rtfx
+    checks.append(Check("RTFx", least_rtfx, totals.rtfx, "", answered, at_most=False))
     return checks
 
 

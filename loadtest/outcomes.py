@@ -13,6 +13,8 @@ from loadtest.recordings import KINDS, Kind
 Fate = Literal["answered", "refused", "failed"]
 MOST_REASONS = 20
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+# So many values a quantile takes: with fewer it would be hardly more than the largest.
+LEAST_VALUES = {name: round(1 / (1 - share)) for name, share in QUANTILES.items()}
 
 
 class Outcome(NamedTuple):

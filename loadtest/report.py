@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from loadtest.objectives import Check
-from loadtest.outcomes import QUANTILES, Outcome, quantiles, summarize, total
+from loadtest.objectives import Check, verdict_of
+from loadtest.outcomes import LEAST_VALUES, Outcome, quantiles, summarize, total
 from loadtest.recordings import KINDS
 from loadtest.watch import Sample
 
@@ -47,8 +47,11 @@ class Results:
         """The file's text; `read_results` reads it."""
         content = {
             "facts": self.facts,
-            "met": all(check.met for check in self.checks),
-            "checks": [{**asdict(check), "met": check.met} for check in self.checks],
+            "met": verdict_of(self.checks) == "met",
+            "checks": [
+                {**asdict(check), "verdict": check.verdict, "met": check.met}
+                for check in self.checks
+            ],
             "totals": asdict(total(self.outcomes)),
             "kinds": {kind: asdict(own) for kind, own in summarize(self.outcomes).items()},
             "outcome_fields": Outcome._fields,
@@ -93,9 +96,10 @@ def render(results: Results) -> str:
     return environment.get_template("report.html.j2").render(
         facts=results.facts,
         checks=results.checks,
+        verdict=verdict_of(results.checks),
         totals=total(outcomes),
         kinds=summarize(outcomes),
-        quantiles=list(QUANTILES),
+        least_values=LEAST_VALUES,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         against_load=_svg("load", lambda f: _draw_load(f, outcomes, samples, unit), 6.2)
         if drawn

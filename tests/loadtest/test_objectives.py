@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from loadtest.objectives import DEFAULT, Latency, Objectives, judge, read_objectives
+from loadtest.objectives import (
+    DEFAULT,
+    Check,
+    Latency,
+    Objectives,
+    judge,
+    read_objectives,
+    verdict_of,
+)
 from loadtest.outcomes import Fate, Outcome, lone, summarize, total
 from loadtest.recordings import Kind
 
@@ -45,12 +53,42 @@ def test_an_objective_is_met_up_to_its_limit_and_missed_beyond() -> None:
     assert not found["p95 of command"].met
     assert found["p95 of command"].measured == pytest.approx(0.95, abs=0.01)
     assert found["RTFx"].measured == pytest.approx(200)
-    assert "MISSED p95 of command: 0.95 s, wanted ≤ 0.90 s" in str(found["p95 of command"])
+    text = "MISSED  p95 of command: 0.95 s, wanted ≤ 0.90 s, n = 100"
+    assert str(found["p95 of command"]) == text
 
 
 def test_a_kind_without_an_answer_misses_its_objective() -> None:
     checks = judge(Objectives(latency={"long": Latency(p95=9)}), [outcome("long", 1.0, "failed")])
     assert [check.met for check in checks if check.name == "p95 of long"] == [False]
+
+
+@pytest.mark.parametrize(("quantile", "least"), [("p50", 2), ("p95", 20), ("p99", 100)])
+def test_a_quantile_of_too_few_answers_is_neither_met_nor_missed(quantile: str, least: int) -> None:
+    limits = Objectives(latency={"command": Latency.model_validate({quantile: 1.0})})
+
+    def check(answered: int, seconds: float) -> Check:
+        sent = [outcome("command", seconds) for _ in range(answered)]
+        refused = [outcome("command", 0.0, "refused") for _ in range(100)]
+        return judge(limits, sent + refused)[0]
+
+    assert check(least, 0.5).verdict == "met"
+    assert check(least, 1.5).verdict == "missed"
+    few = check(least - 1, 1.5)
+    assert few.verdict == "too few" and not few.met
+    assert str(few) == f"too few {quantile} of command: {least - 1} of {least}, wanted ≤ 1.00 s"
+
+
+def test_a_test_is_met_when_nothing_is_missed_and_some_quantile_is_decided() -> None:
+    limits = Objectives(latency={"command": Latency(p50=1.0, p99=2.0)})
+
+    def verdict(*seconds: float) -> str:
+        return verdict_of(judge(limits, [outcome("command", own) for own in seconds]))
+
+    assert verdict(0.5, 0.5) == "met"
+    assert verdict(0.5) == "too few"
+    assert verdict(1.5, 1.5) == "missed"
+    assert verdict() == "missed"
+    assert verdict_of(judge(Objectives(), [outcome("command", 9.0)])) == "met"
 
 
 def test_refusals_and_failures_are_counted_apart_and_their_times_not_at_all() -> None:

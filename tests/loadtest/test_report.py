@@ -1,7 +1,7 @@
 import re
 from pathlib import Path
 
-from loadtest.objectives import Objectives, judge
+from loadtest.objectives import Latency, Objectives, judge
 from loadtest.outcomes import Outcome
 from loadtest.report import Results, read_outcomes, render, write_results
 from loadtest.watch import Sample
@@ -30,6 +30,16 @@ def test_the_page_needs_nothing_else_and_escapes_what_the_server_said() -> None:
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert page.count("<svg") == 2
     assert "Objectives are missed" in page
+
+
+def test_a_quantile_of_too_few_answers_is_said_to_be_one() -> None:
+    objectives = Objectives(latency={"command": Latency(p95=9.0, p99=9.0)}, most_failed=1.0)
+    page = render(Results(FACTS, OUTCOMES, SAMPLES, judge(objectives, OUTCOMES)))
+    assert "The objectives are met" in page
+    assert "<td>too few: 40 of 100</td>" in page
+    assert "<td>(4.000)</td>" in page  # of the only long file
+    few = render(Results(FACTS, [], [], judge(objectives, OUTCOMES[:1])))
+    assert "Too few answers to decide" in few
 
 
 def test_a_server_that_cannot_be_looked_into_is_said_to_be_out_of_reach() -> None:
