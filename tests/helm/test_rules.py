@@ -72,10 +72,10 @@ def batches(within_10_s: str) -> list[dict[str, str]]:
     ]
 
 
-def queue(depth: str) -> list[dict[str, str]]:
+def queue(depth: str, pod: str = "a") -> list[dict[str, str]]:
     return [
-        series("steno_queue_depth", depth, pod="a"),
-        series("steno_queue_capacity", "64x500", pod="a"),
+        series("steno_queue_depth", depth, pod=pod),
+        series("steno_queue_capacity", "64x500", pod=pod),
     ]
 
 
@@ -160,6 +160,8 @@ CASES = [
     Case("StenoLatencySlow", False, batches("80")),
     Case("StenoQueueGrows", True, queue("40x500")),
     Case("StenoQueueGrows", False, queue("30x500")),
+    # One pod among empty ones.
+    Case("StenoQueueGrows", True, [*queue("40x500"), *queue("0x500", "b"), *queue("0x500", "c")]),
     # A peak that is gone after four minutes.
     Case("StenoQueueGrows", False, queue("0x415 60x3 0x80")),
     Case("StenoNoReadyWorker", True, [series("steno_ready", "0x500", pod="a")]),
