@@ -289,6 +289,22 @@ def test_a_canary_follows_its_own_version_and_never_the_pointer() -> None:
     assert weights == [None, "10"]
 
 
+def test_a_canary_begins_and_ends_without_callers() -> None:
+    waits = {"canary": {"enabled": True, "version": "v8", "weight": 0}}
+    by_ingress = {"ingress": {"enabled": True, "host": "a.example.com"}}
+    by_gateway = {"gateway": {"enabled": True, "parentRefs": [{"name": "public"}]}}
+    for reached in ({}, by_ingress, by_gateway):
+        manifests = render(merged(REQUIRED, waits, reached))
+        assert problems(manifests) == []
+        assert [p for m in manifests for p in schema_problems(m, VERSIONS[0])] == []
+        for ingress in of_kind(manifests, "Ingress")[1:]:
+            annotations = ingress["metadata"]["annotations"]
+            assert annotations["nginx.ingress.kubernetes.io/canary-weight"] == "0"
+        for route in of_kind(manifests, "HTTPRoute"):
+            for rule in route["spec"]["rules"]:
+                assert [backend["weight"] for backend in rule["backendRefs"]] == [100, 0]
+
+
 @pytest.mark.parametrize(
     ("by", "workers", "target"),
     [("hpa", 3, 0.5), ("keda", 1, 0.5), ("keda", 3, 1.5)],  # the adapter counts the workers itself
