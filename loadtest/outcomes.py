@@ -64,6 +64,8 @@ class Totals:
         duration: seconds from the first request to the last answer.
         slowest_refusal: seconds of the 503 that took longest; None without any.
         rtfx: seconds of audio answered in a second.
+        offered: seconds of audio due in a second, from the first request to the last; None of fewer
+            than two.
         reasons: how often each reason of a failure came, the most frequent first.
     """
 
@@ -74,6 +76,7 @@ class Totals:
     duration: float
     audio_seconds: float
     rtfx: float
+    offered: float | None
     reasons: dict[str, int]
 
 
@@ -123,6 +126,7 @@ def total(outcomes: Sequence[Outcome]) -> Totals:
     fates = Counter(outcome.fate for outcome in outcomes)
     audio = sum(o.audio_seconds for o in outcomes if o.fate == "answered")
     duration = max(o.ended for o in outcomes) - min(o.due for o in outcomes) if outcomes else 0.0
+    sending = max(o.due for o in outcomes) - min(o.due for o in outcomes) if outcomes else 0.0
     return Totals(
         requests=len(outcomes),
         refused=fates["refused"],
@@ -131,6 +135,7 @@ def total(outcomes: Sequence[Outcome]) -> Totals:
         duration=duration,
         audio_seconds=audio,
         rtfx=audio / duration if duration else 0.0,
+        offered=sum(o.audio_seconds for o in outcomes) / sending if sending else None,
         reasons=dict(
             Counter(o.reason for o in outcomes if o.fate == "failed").most_common(MOST_REASONS)
         ),

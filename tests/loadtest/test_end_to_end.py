@@ -43,7 +43,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
 @pytest.mark.parametrize(
     "options",
     [
-        "--users 3 --run-time 15s",
+        "--loop closed --users 3 --run-time 15s",
         "--protocol grpc --loop open --rate 0.7 --users 4 --run-time 12s --shape spike",
     ],
     ids=["HTTP, closed loop", "gRPC, open loop, spike"],
@@ -73,6 +73,8 @@ def test_where_nothing_answers_every_request_fails_and_the_verdict_is_1(tmp_path
         tmp_path,
         "--host",
         "http://127.0.0.1:9",
+        "--loop",
+        "closed",
         "--users",
         "2",
         "--run-time",
@@ -131,7 +133,8 @@ def start_silent(out: Path, host: str, *arguments: str) -> subprocess.Popen[str]
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "loadtest", "--host", host, "--users", "2"),
-            *("--spawn-rate", "2", "--stop-timeout", "1", "--output", str(out), *arguments),
+            *("--loop", "closed", "--spawn-rate", "2", "--stop-timeout", "1"),
+            *("--output", str(out), *arguments),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -163,7 +166,7 @@ def test_a_test_that_is_stopped_early_reports_on_what_it_has(
 def test_what_workers_have_not_heard_when_the_test_ends_has_failed(
     tmp_path: Path, silent_server: str
 ) -> None:
-    options = "--processes 2 --users 4 --spawn-rate 4 --run-time 3s --stop-timeout 1"
+    options = "--loop closed --processes 2 --users 4 --spawn-rate 4 --run-time 3s --stop-timeout 1"
     code, output, found = run(tmp_path, "--host", silent_server, *options.split())
     assert code == 1, output
     assert found["totals"]["reasons"] == {"no answer when the test ended": 4}
@@ -172,7 +175,9 @@ def test_what_workers_have_not_heard_when_the_test_ends_has_failed(
 
 @pytest.mark.slow
 def test_what_workers_hear_after_the_end_is_counted(tmp_path: Path, silent_server: str) -> None:
-    options = "--processes 2 --users 4 --spawn-rate 4 --run-time 3s --answer-timeout 5"
+    options = (
+        "--loop closed --processes 2 --users 4 --spawn-rate 4 --run-time 3s --answer-timeout 5"
+    )
     code, output, found = run(tmp_path, "--host", silent_server, *options.split())
     assert code == 1, output
     assert list(found["totals"]["reasons"].values()) == [4]

@@ -91,6 +91,28 @@ def test_a_test_is_met_when_nothing_is_missed_and_some_quantile_is_decided() -> 
     assert verdict_of(judge(Objectives(), [outcome("command", 9.0)])) == "met"
 
 
+def test_a_kind_that_is_not_in_the_mix_is_not_judged() -> None:
+    limits = Objectives(latency={"command": Latency(p50=1), "long": Latency(p95=9)})
+    outcomes = [outcome("command", 0.5), outcome("command", 0.5)]
+    names = [check.name for check in judge(limits, outcomes, ["command"])]
+    assert "p50 of command" in names and "p95 of long" not in names
+    assert verdict_of(judge(limits, outcomes, ["command"])) == "met"
+    assert verdict_of(judge(limits, outcomes, ["command", "long"])) == "missed"
+
+
+def test_in_the_open_loop_no_more_audio_is_wanted_than_is_offered() -> None:
+    def rtfx(seconds: float, open_loop: bool) -> Check:
+        sent = [outcome("command", seconds, due=float(due)) for due in range(61)]  # 2 s in each
+        return judge(Objectives(least_rtfx=10), sent, open_loop=open_loop)[-1]
+
+    assert rtfx(1.0, open_loop=True).limit == pytest.approx(0.8 * 61 * 2 / 60)
+    assert rtfx(1.0, open_loop=True).met
+    assert not rtfx(30.0, open_loop=True).met  # the answers come much later than the requests
+    assert not rtfx(1.0, open_loop=False).met
+    less = Objectives(least_rtfx=1)
+    assert judge(less, [outcome("command", 1.0)] * 2, open_loop=True)[-1].limit == 1
+
+
 def test_refusals_and_failures_are_counted_apart_and_their_times_not_at_all() -> None:
     outcomes = [
         *(outcome("command", 1.0) for _ in range(8)),
