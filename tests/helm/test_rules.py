@@ -65,6 +65,13 @@ def out_of_memory(errors: str) -> list[dict[str, str]]:
     return [series("steno_errors_total", errors, pod="a", Type="out_of_memory")]
 
 
+def pod_state(pod: str, *, ready: int, draining: int = 0) -> list[dict[str, str]]:
+    return [
+        series("steno_ready", f"{ready}x500", pod=pod),
+        series("steno_draining", f"{draining}x500", pod=pod),
+    ]
+
+
 def batches(within_10_s: str) -> list[dict[str, str]]:
     return [
         series("steno_model_seconds_count", "0+100x500", pod="a"),
@@ -164,12 +171,15 @@ CASES = [
     Case("StenoQueueGrows", True, [*queue("40x500"), *queue("0x500", "b"), *queue("0x500", "c")]),
     # A peak that is gone after four minutes.
     Case("StenoQueueGrows", False, queue("0x415 60x3 0x80")),
-    Case("StenoNoReadyWorker", True, [series("steno_ready", "0x500", pod="a")]),
+    Case("StenoNoReadyWorker", True, pod_state("a", ready=0)),
     Case(
         "StenoNoReadyWorker",
-        False,
-        [series("steno_ready", "0x500", pod="a"), series("steno_ready", "1x500", pod="b")],
+        True,
+        [*pod_state("a", ready=0), *pod_state("b", ready=0, draining=1)],
     ),
+    Case("StenoNoReadyWorker", False, [*pod_state("a", ready=0), *pod_state("b", ready=1)]),
+    # Scaled to zero, or removed: the last pod answers what it has.
+    Case("StenoNoReadyWorker", False, pod_state("a", ready=0, draining=1)),
     Case("StenoNoPod", True, deployment(2, 0), labels=DEPLOYMENT),
     Case(
         "StenoNoPod",
