@@ -259,7 +259,7 @@ class Test:
         facts = {name: getattr(self.options, name) for name in FACTS}
         path = write_results(
             Path(self.options.output),
-            Results(facts, self.outcomes, self.watch.samples, self.checks),
+            Results(facts, self.outcomes, self.watch.samples, self.checks, self.watch.server),
         )
         print("\n" + "\n".join(map(str, self.checks)))
         if verdict_of(self.checks) == "too few":

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from loadtest.objectives import Check, verdict_of
 from loadtest.outcomes import LEAST_VALUES, Outcome, quantiles, summarize, total
 from loadtest.recordings import KINDS
-from loadtest.watch import Sample
+from loadtest.watch import UNSEEN, Sample, Server
 
 REPORT, RESULTS = "report.html", "results.json"
 WINDOWS = 40
@@ -36,17 +36,24 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Results:
-    """All that a test found; `facts` are the options that it was made with."""
+    """All that a test found.
+
+    Attributes:
+        facts: the options that it was made with.
+        server: what it was made against.
+    """
 
     facts: dict[str, Any]
     outcomes: Sequence[Outcome]
     samples: Sequence[Sample]
     checks: Sequence[Check]
+    server: Server = UNSEEN
 
     def to_json(self) -> str:
         """The file's text; `read_results` reads it."""
         content = {
             "facts": self.facts,
+            "server": self.server._asdict(),
             "met": verdict_of(self.checks) == "met",
             "checks": [
                 {**asdict(check), "verdict": check.verdict, "met": check.met}
@@ -95,6 +102,7 @@ def render(results: Results) -> str:
     unit = "requests due in a second" if results.facts["loop"] == "open" else "callers"
     return environment.get_template("report.html.j2").render(
         facts=results.facts,
+        server=results.server._asdict(),
         checks=results.checks,
         verdict=verdict_of(results.checks),
         totals=total(outcomes),

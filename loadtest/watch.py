@@ -22,6 +22,17 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 WORKER_SCRIPT = "model_service_worker"
 
 
+class Server(NamedTuple):
+    """The settings that the served model has; None is what could not be seen."""
+
+    workers: int | None = None
+    batch_size: int | None = None
+    queue: int | None = None
+
+
+UNSEEN = Server()
+
+
 class Sample(NamedTuple):
     """One look; None is what could not be seen.
 
@@ -66,6 +77,7 @@ class Watch:
         metrics_url: str | None,
     ) -> None:
         self.samples: list[Sample] = []
+        self.server = UNSEEN
         self._load = load
         self._management_url = management_url
         self._management_token = management_token
@@ -76,6 +88,7 @@ class Watch:
     def start(self) -> None:
         """Begin anew."""
         self.samples = []
+        self.server = UNSEEN
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
@@ -107,10 +120,16 @@ class Watch:
         response = self._session.get(self._management_url, headers=headers, timeout=TIMEOUT_SECONDS)
         response.raise_for_status()
         model = response.json()[0]
+        queue = model["jobQueueStatus"]
+        self.server = Server(
+            int(model["minWorkers"]),
+            int(model["batchSize"]),
+            int(queue["pendingRequests"]) + int(queue["remainingCapacity"]),
+        )
         ready = [worker for worker in model["workers"] if worker["status"] == "READY"]
         local = urlsplit(self._management_url).hostname in LOOPBACK
         return sample._replace(
-            queued=int(model["jobQueueStatus"]["pendingRequests"]),
+            queued=int(queue["pendingRequests"]),
             workers=len(ready),
             worker_bytes=_memory([int(worker["pid"]) for worker in ready]) if local else None,
         )

@@ -44,7 +44,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
     "options",
     [
         "--loop closed --users 3 --run-time 15s",
-        "--protocol grpc --loop open --rate 0.7 --users 4 --run-time 12s --shape spike",
+        "--protocol grpc --loop open --rate 1.5 --users 4 --run-time 12s --shape spike",
     ],
     ids=["HTTP, closed loop", "gRPC, open loop, spike"],
 )
@@ -57,7 +57,8 @@ def test_a_real_server_is_loaded_and_judged(
     kinds = found["kinds"]
     assert {"command", "sentence", "bad"} <= set(kinds)
     assert all(own["answered"] == own["requests"] for own in kinds.values())
-    # The server was looked into: its queue, its worker's memory, and what it recognized.
+    # The server was looked into: its settings, its queue, its worker's memory, and what it recognized.
+    assert found["server"] == {"workers": 1, "batch_size": 8, "queue": 64}
     fields = found["sample_fields"]
     last = dict(zip(fields, found["samples"][-1], strict=True))
     assert last["workers"] == 1
@@ -84,6 +85,7 @@ def test_where_nothing_answers_every_request_fails_and_the_verdict_is_1(tmp_path
     )
     assert code == 1, output
     assert found["totals"]["failed"] == found["totals"]["requests"] > 0
+    assert found["server"] == {"workers": None, "batch_size": None, "queue": None}
     assert any(
         "no answer: ConnectionRefusedError" in reason for reason in found["totals"]["reasons"]
     )
