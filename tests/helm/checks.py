@@ -478,7 +478,8 @@ def queries_ask_for_this_release(manifests: list[Manifest]) -> Iterator[str]:
         for trigger in item["spec"]["triggers"]
     ]
     for query in queries:
-        asked = set(re.findall(r'service="([^"]*)"', query))
+        # A selector's, or one that label_replace sets.
+        asked = set(re.findall(r'service(?:=|", )"([^"]*)"', query))
         if not asked <= services:
             yield f"{query} asks for {asked - services}"
 

@@ -112,6 +112,7 @@ FAULTS = [
     ("servicemonitor.yaml", 'list "metrics" "exporter"', 'list "metric" "exporter"'),
     ("servicemonitor.yaml", "component: metrics", "component: server"),
     ("prometheusrule.yaml", "- record: steno:requests", "- recording: steno:requests"),
+    ("prometheusrule.yaml", '"service", "{{ $name }}-metrics"', '"service", "steno-metrics"'),
     ("certificate.yaml", "dnsNames:", "dnsName:"),
     ("serviceaccount.yaml", 'name: {{ include "steno.serviceAccountName" . }}', "name: steno"),
     ("tests/transcribe.yaml", "--clip=", "--file="),
