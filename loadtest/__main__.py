@@ -20,8 +20,8 @@ from loadtest.transports import PROTOCOLS
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 ROOT = LOCUSTFILE.parent.parent
-# With the open loop's rate of 1 it is the load that objectives.yaml is written for.
-DEFAULTS = ("--headless", "--users", "1", "--run-time", "60s", "--only-summary")
+# With the open loop's rate it is the load that objectives.yaml is written for.
+DEFAULTS = ("--headless", "--users", "1", "--run-time", "3m", "--only-summary")
 BROKEN = 2
 REPORT_SECONDS = 30.0
 

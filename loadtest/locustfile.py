@@ -78,7 +78,7 @@ def add_options(parser: Any) -> None:
         default="open",
         help="open: a user is a fixed rate of arrivals; closed: a user waits for its answer",
     )
-    add("--rate", type=float, default=1.0, help="open loop: requests in a second of one user")
+    add("--rate", type=float, default=0.5, help="open loop: requests in a second of one user")
     add("--think", type=float, default=0.0, help="closed loop: mean seconds between two requests")
     add(
         "--shape",
