@@ -42,6 +42,11 @@ MOST_SAMPLES_A_SECOND = 1_600_000
 _ACCEPTED = "WAV, FLAC, MP3, Ogg, m4a, mp4 or webm"
 _BLOCK = 2**18  # values (frames x channels) read at once: 1 MiB of float32
 _MISSING_SECONDS = 0.1  # headers are often a few samples off; less than this missing is no cut
+# Seconds without sound between two packets that are filled with silence. Less is what the clocks of
+# recorder and container differ by; more, a clock that was set.
+_SHORTEST_GAP = 0.25
+_LONGEST_GAP = 600.0
+_CANCELLED = 0.1  # of the power that channels without anything in common would have
 _PACKETS_A_SECOND = 1000  # codecs have 400 at most; a file of tiny packets would take hours
 _MOST_CHUNKS = 10_000  # of a RIFF or mp4 file; a file of nothing but headers would take seconds
 _LARGEST_SAMPLE = 2.0**40  # its square, summed over a window, still fits in float32
@@ -119,7 +124,8 @@ def load_audio(
     Args:
         screen: looks first at what FFmpeg would read (`model.screening`).
 
-    Returns float32 samples (samples,), finite, mono (the mean of the channels), at 16 kHz.
+    Returns float32 samples (samples,), finite, mono, at 16 kHz: the mean of the channels, or the loudest
+    one where they cancel out. Where the container says that sound starts late or pauses, it is silent.
     A file is known by its content; no name is looked at. Safe to call from several threads.
 
     Raises an `AudioError`; `OSError` when a path cannot be read; `ScreeningError`. A file is
@@ -171,7 +177,8 @@ def _collect(recording: _Recording, limits: AudioLimits) -> Tensor:
         )
     resampler: _Resampler | None = None
     pieces = []
-    seconds = 0.0
+    seconds = before = 0.0
+    count = 0  # of samples at this rate: adding up seconds would round beyond a limit that is met
     for rate, block in recording.blocks:
         if block.size == 0:
             continue
@@ -180,6 +187,7 @@ def _collect(recording: _Recording, limits: AudioLimits) -> Tensor:
             if resampler is not None:
                 pieces.append(resampler.flush())
             resampler = _Resampler(rate)
+            before, count = seconds, 0
         usable = np.abs(block) < _LARGEST_SAMPLE  # false for NaN
         if not usable.all():
             bad = int(usable.argmin())
@@ -187,7 +195,8 @@ def _collect(recording: _Recording, limits: AudioLimits) -> Tensor:
                 f"the sample at {seconds + bad / rate:.3f} s is {block[bad]:g}; "
                 "every sample must be a finite number, usually between -1 and 1"
             )
-        seconds += block.size / rate
+        count += block.size
+        seconds = before + count / rate
         if seconds > longest:
             raise AudioTooLong(
                 f"the recording goes on after the {longest:,.1f} s allowed; cut it into parts"
@@ -293,7 +302,7 @@ def _wav_blocks(sound: soundfile.SoundFile) -> _Blocks:
     frames = max(1, _BLOCK // sound.channels)
     with sound, np.errstate(invalid="ignore", over="ignore"):
         while len(block := sound.read(frames, dtype="float32", always_2d=True)):
-            yield sound.samplerate, block.mean(axis=1)
+            yield sound.samplerate, _mixed(block.T)
 
 
 @dataclass(frozen=True)
@@ -407,6 +416,8 @@ def _ffmpeg_blocks(container: InputContainer, declared: float | None) -> _Blocks
     from_zero = container.format.name.startswith("matroska")  # where its duration counts from
     start = 0 if from_zero or stream.start_time is None else stream.start_time
     packers: dict[tuple[str, str, int], AudioResampler] = {}
+    origin = Fraction(container.start_time or 0, av.time_base)
+    silent = 0.0  # seconds that were filled with silence
     reached = seconds = 0.0
     count = damaged = 0
     with container:
@@ -430,14 +441,22 @@ def _ffmpeg_blocks(container: InputContainer, declared: float | None) -> _Blocks
             if packet is None:
                 break
             try:
-                frames = [part for frame in packet.decode() for part in _packed(frame, packers)]
+                frames = packet.decode()
             except (av.FFmpegError, IndexError):  # the latter: PyAV, at a stream that starts late
                 damaged += 1  # one lost packet is a click; where many are, `reached` tells
                 continue
             for frame in frames:
                 _check_rate(frame.sample_rate, frame.layout.nb_channels)
-                yield frame.sample_rate, _to_mono(frame)
-                seconds += frame.samples / frame.sample_rate
+                if frame.pts is not None and frame.time_base is not None:
+                    gap = float(frame.pts * frame.time_base - origin) - seconds - silent
+                    if gap > _LONGEST_GAP:
+                        origin += Fraction(gap)
+                    elif gap > _SHORTEST_GAP:
+                        silent += gap
+                        yield from _silence(gap, frame.sample_rate)
+                for part in _packed(frame, packers):
+                    yield part.sample_rate, _to_mono(part)
+                    seconds += part.samples / part.sample_rate
             if packet.pts is not None:
                 reached = max(reached, (packet.pts + (packet.duration or 0) - start) * tick)
     if declared is not None and reached < declared - _MISSING_SECONDS:
@@ -464,20 +483,40 @@ def _packed(
     return packers[shape].resample(frame)
 
 
+def _silence(seconds: float, rate: int) -> _Blocks:
+    left = round(seconds * rate)
+    while left > 0:
+        size = min(left, _BLOCK)
+        yield rate, np.zeros(size, np.float32)
+        left -= size
+
+
 def _to_mono(frame: AudioFrame) -> NDArray[np.float32]:
     data = frame.to_ndarray()
     channels = frame.layout.nb_channels
     if not frame.format.is_planar:
         data = data.reshape(-1, channels).T
-    if data.dtype == np.float32 and channels == 1:
-        return np.ascontiguousarray(data[0])
     with np.errstate(invalid="ignore", over="ignore"):
-        mono = data.mean(axis=0, dtype=np.float64)
         if data.dtype.kind == "u":
-            mono = mono / 128 - 1
+            data = data / 128 - 1
         elif data.dtype.kind == "i":
-            mono = mono / 2.0 ** (8 * data.dtype.itemsize - 1)
-        return mono.astype(np.float32)
+            data = data / 2.0 ** (8 * data.dtype.itemsize - 1)
+        return _mixed(data)
+
+
+def _mixed(channels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The mean of the channels (channels, samples), or the loudest of them where they cancel out.
+
+    They do where one is wired the other way round. Channels that have nothing in common keep, in their
+    mean, the sum of their powers over the square of their number; what falls far below has cancelled.
+    """
+    if len(channels) == 1:
+        return np.ascontiguousarray(channels[0], np.float32)
+    mono = channels.mean(axis=0, dtype=np.float64)
+    powers = np.square(channels, dtype=np.float64).sum(axis=1)
+    if np.square(mono).sum() < _CANCELLED * powers.sum() / len(channels) ** 2:
+        mono = channels[powers.argmax()]
+    return mono.astype(np.float32)
 
 
 def _has_xing(file: BinaryIO) -> bool:

@@ -193,6 +193,82 @@ def test_channels_are_mixed_by_their_mean(channels: int, container: str, subtype
     assert_is_tone(load_audio(data) / 0.4, 1, within=0.03)
 
 
+@pytest.mark.parametrize(("container", "subtype"), [("WAV", "PCM_16"), ("FLAC", "PCM_16")])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_channels_that_cancel_out_are_not_silence(
+    container: str, subtype: str, noise: float
+) -> None:
+    samples = tone(2, 16_000, 2) * [1, -0.9]
+    samples += noise * np.random.default_rng(0).standard_normal(samples.shape)
+    heard = load_audio(with_soundfile(samples, 16_000, container, subtype))
+    assert torch.allclose(heard, torch.from_numpy(samples[:, 0]).float(), atol=1e-4)
+
+
+def test_channels_of_different_sound_are_both_heard() -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal((32_000, 2))
+    heard = load_audio(wav(noise))
+    assert torch.allclose(heard, torch.from_numpy(noise.mean(axis=1)).float(), atol=1e-4)
+
+
+def with_times(container: str, codec: str, starts: list[float], film: bool = False) -> bytes:
+    """A second of tone at each of these times, with nothing between; a film begins at 0."""
+    rate = 48_000
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate, layout="mono")
+        if film:
+            pictures = output.add_stream("mpeg4", rate=10)
+            pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuv420p"
+            for index in range(10 * round(starts[-1] + 1)):
+                picture = av.VideoFrame(64, 64, "yuv420p")
+                picture.pts = index
+                output.mux(pictures.encode(picture))
+            output.mux(pictures.encode(None))
+        size = stream.codec_context.frame_size or 1024
+        samples = tone(1, rate).T.astype(np.float32)
+        for start in starts:
+            for place in range(0, rate - size, size):
+                frame = av.AudioFrame.from_ndarray(samples[:, place : place + size], "fltp", "mono")
+                frame.sample_rate, frame.pts = rate, round(start * rate) + place
+                output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def sounding(samples: Tensor) -> list[tuple[float, float]]:
+    """Starts and ends (s) of what is not silent, pauses of less than 0.1 s left out."""
+    loud = np.flatnonzero(samples.abs().numpy() > 0.05) / SAMPLE_RATE
+    cuts = np.flatnonzero(np.diff(loud) > 0.1)
+    return list(zip(loud[[0, *(cuts + 1)]], loud[[*cuts, -1]], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("webm", "libopus"), ("mp4", "aac"), ("mpegts", "aac")]
+)
+def test_sound_that_pauses_keeps_its_times(container: str, codec: str) -> None:
+    samples = load_audio(with_times(container, codec, [0.0, 3.0, 5.5]))
+    for (start, end), expected in zip(sounding(samples), [0.0, 3.0, 5.5], strict=True):
+        assert start == pytest.approx(expected, abs=0.06)
+        assert end == pytest.approx(expected + 1, abs=0.06)
+
+
+def test_sound_that_begins_after_its_film_keeps_its_times() -> None:
+    ((start, end),) = sounding(load_audio(with_times("mp4", "aac", [2.0], film=True)))
+    assert (start, end) == (pytest.approx(2, abs=0.06), pytest.approx(3, abs=0.06))
+
+
+@pytest.mark.parametrize("starts", [[5000.0], [0.0, 5000.0]])
+def test_a_clock_that_was_set_is_no_pause(starts: list[float]) -> None:
+    samples = load_audio(with_times("matroska", "aac", starts))
+    assert len(samples) / SAMPLE_RATE == pytest.approx(len(starts), abs=0.1)
+
+
+def test_pauses_count_as_seconds() -> None:
+    data = with_times("mpegts", "aac", [0.0, 400.0, 800.0])
+    with pytest.raises(AudioTooLong, match="goes on after the 700"):
+        load_audio(data, AudioLimits(max_seconds=700))
+
+
 def test_96_khz_in_6_channels_and_24_bits() -> None:
     assert_is_tone(load_audio(wav(tone(3, 96_000, 6), 96_000, "PCM_24")), 3)
 
@@ -383,6 +459,15 @@ def test_hours_in_a_small_file_are_refused_at_the_limit() -> None:
     assert len(data) < AudioLimits().max_bytes
     with pytest.raises(AudioTooLong, match="after the 600.0 s"):
         load_audio(data, AudioLimits(max_seconds=600))
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_a_recording_of_just_the_longest_length_is_read(rate: int) -> None:
+    data = with_soundfile(np.zeros((3600 * rate, 1)), rate, "FLAC")
+    assert len(load_audio(data, AudioLimits(max_seconds=3600))) == 3600 * SAMPLE_RATE
+    data = with_soundfile(np.zeros((3600 * rate + 1, 1)), rate, "FLAC")
+    with pytest.raises(AudioTooLong):
+        load_audio(data, AudioLimits(max_seconds=3600))
 
 
 def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path: Path) -> None:
