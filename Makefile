@@ -63,7 +63,7 @@ lint: .venv/dev.done ## Check style and types
 format: .venv/dev.done ## Format the code
 	@$(BIN)/ruff format .
 
-loadtest: $(if $(HOST),,package) .venv/dev.done ## Load a local server for a minute, or yours: make loadtest [HOST=https://…] [ARGS=…]
+loadtest: $(if $(HOST),,package) .venv/dev.done ## Load a local server for three minutes, or yours: make loadtest [HOST=https://…] [ARGS=…]
 	@$(BIN)/python -m loadtest $(if $(HOST),--host $(HOST),--model-store $(DIST)) $(ARGS)
 
 capacity: .venv/dev.done ## How many pods, which autoscaling target, what cost (loadtest/capacity.yaml)

@@ -10,11 +10,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from model.draft import Draft
 from model.hotwords import TokenBias
 from model.hypothesis import cycle_length
 from model.network import Decoder
 from model.search import Decoded, barred_tokens, most_tokens, no_speech_probs
 from model.tokenizer import Tokenizer
+
+# Letters of the draft that a text may lack where its end is a second choice: a word or two that the CTC
+# head heard wrongly.
+LEFT_LETTERS = 12
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ def beam_search(
     biases: Sequence[TokenBias | None],
     beam_size: int,
     rivals: Sequence[Decoded | None] | None = None,
+    drafts: Sequence[str] | None = None,
 ) -> list[Decoded]:
     """Find the text of every clip that is most probable with the bonus of its hot words.
 
@@ -75,6 +81,8 @@ def beam_search(
         beam_size: how many texts are kept of each clip.
         rivals: for a clip without hot words, a text that was found before. What is less probable is not
             followed, and it is the result where nothing more probable is found.
+        drafts: as in `greedy_search`. A text ends before its draft's last words only where the end is
+            the most probable token: its score would be the best for want of what is missing.
     """
     device = encoded.device
     cache = decoder.start(encoded, frames, remember=True)
@@ -90,6 +98,7 @@ def beam_search(
         _Clip(row, [_Text((), (), 0.0, 0.0, bias.start if bias else 0)])
         for row, bias in enumerate(biases)
     ]
+    heard = [Draft(text, tokenizer) if text else None for text in drafts or [""] * len(limits)]
     width = 1  # rows that the cache holds of each clip
     while live:
         rows = [
@@ -116,7 +125,7 @@ def beam_search(
             (highest - own).tolist(),
             strict=True,
         )
-        grown: dict[int, list[tuple[_Text, int, int]]] = {clip.row: [] for clip in live}
+        grown: dict[int, list[tuple[_Text, int, int, bool]]] = {clip.row: [] for clip in live}
         for place, (row, text), *columns in steps:
             for token, logprob, bonus in zip(*columns, strict=True):
                 longer = replace(
@@ -125,18 +134,20 @@ def beam_search(
                     logprob=text.logprob + logprob,
                     earned=text.earned + bonus,
                 )
-                grown[row].append((longer, token, place))
+                grown[row].append((longer, token, place, token == columns[0][0]))
         going, clips, places = [], [], []
         for clip, (row, candidates) in enumerate(grown.items()):
             candidates.sort(key=lambda candidate: candidate[0].score, reverse=True)
             kept: list[_Text] = []
             sources: list[int] = []
-            for text, token, place in candidates:
+            for text, token, place, is_best in candidates:
                 rival = ended[row]
                 if len(kept) == beam_size or (rival is not None and rival.score >= text.score):
                     break  # what is added to a text hardly ever makes it more probable
                 if token == tokenizer.end:
-                    ended[row] = text
+                    draft = heard[row]
+                    if is_best or draft is None or draft.left_after(text.tokens) <= LEFT_LETTERS:
+                        ended[row] = text
                     continue
                 tokens = (*text.tokens, token)
                 bias = biases[row]

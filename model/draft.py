@@ -4,6 +4,7 @@ The guess costs nothing but time when it is wrong, so plain rules do: the writte
 draft by edit distance, and what the draft says from there on comes next.
 """
 
+from collections.abc import Sequence
 from itertools import accumulate
 from operator import sub
 
@@ -62,6 +63,20 @@ class Draft:
     def overrun(self) -> float:
         """Letters that were written for each of the draft's."""
         return self._letters / len(self._text)
+
+    def distance(self, tokens: Sequence[int]) -> int:
+        """Letters to change, add or leave out between a whole text and the whole draft."""
+        own = Draft(self._text[1:], self._tokenizer)
+        for token in tokens:
+            own.follow(token)
+        return own._letters + own._grows.bit_count() - own._shrinks.bit_count()
+
+    def left_after(self, tokens: Sequence[int]) -> int:
+        """Letters of the draft after the place where a text stands in it."""
+        own = Draft(self._text[1:], self._tokenizer)
+        for token in tokens:
+            own.follow(token)
+        return len(self._text) - own.place
 
     @property
     def place(self) -> int:

@@ -20,6 +20,9 @@ from model.tokenizer import Characters, Tokenizer
 TOKEN_BONUS = 1.5
 LETTER_BONUS = 1.0
 
+# Said as words of their own, or not at all.
+_SIGNS = frozenset("+#/\\@&%$*=<>|~^_")
+
 # A word's edge in the automaton; tokens and labels are 0 or more.
 EDGE = -1
 
@@ -107,7 +110,8 @@ class PhraseTree:
 class LetterBias:
     """Hot words in the labels of the CTC head.
 
-    A word with digits or foreign letters cannot be spelled in them, and is left out.
+    A word with digits, foreign letters, or signs that change what it is ("C++" is no "c") cannot be
+    spelled in them, and is left out.
 
     Attributes:
         words: those of all hot words, as the labels spell them.
@@ -119,7 +123,7 @@ class LetterBias:
         spelled = [
             (characters.encode(word.text), word.weight * LETTER_BONUS)
             for word in hotwords
-            if characters.covers(word.text)
+            if characters.covers(word.text) and not _SIGNS.intersection(word.text)
         ]
         self._tree = PhraseTree(
             [
@@ -148,7 +152,7 @@ class TokenBias:
 
     A word counts as written, in lower case, in capitals, and with a capital for each word: what is
     expected is the word, and where it stands decides how it begins. It always begins after a space;
-    "art" does not make "start" likelier.
+    "art" does not make "start" likelier. A word that takes a token which is never written is left out.
     """
 
     def __init__(self, hotwords: Iterable[Hotword], tokenizer: Tokenizer) -> None:
@@ -157,11 +161,15 @@ class TokenBias:
         self._known: dict[int, tuple[float, float, Tensor, Tensor]] = {}
         phrases = []
         special = tokenizer.pairs.get_added_tokens_decoder()  # a caller may write "<|endoftext|>"
+        never = set(tokenizer.suppressed)
         for word in hotwords:
             plain = word.text.replace("’", "'")  # as transcripts have it
             for text in {plain, plain.lower(), plain.upper(), _capitals(plain)}:
                 phrase = []
-                for token in tokenizer.encode(text):
+                spelled = tokenizer.encode(text)
+                if never.intersection(spelled) - special.keys():
+                    continue
+                for token in spelled:
                     if token in special:
                         continue
                     if self._is_opening[token]:

@@ -35,6 +35,8 @@ REJOINED_TOKENS = 8
 # after two tokens that are the same.
 GIVE_UP_TOKENS = 2
 GIVE_UP_LOGPROB = 1.0
+# A text with so many tokens less than the best has to be liker to its draft.
+CUT_TOKENS = 3
 # Where a token may stand in the former text if not where it is expected, the nearest first.
 NEARBY = (0, -1, 1, -2, 2, 3)
 
@@ -132,6 +134,7 @@ class Hypothesis:
         self.looped = False
         self.ended = False
         self._end = end
+        self._heard = draft
         self._draft: Draft | Rest | None = draft
         self._reconsider = reconsider
         self._rivals: list[Rival] = []
@@ -189,9 +192,20 @@ class Hypothesis:
 
     def _judge(self, tokens: list[int], logprobs: list[float]) -> None:
         """Keep a whole text if it is the best."""
-        if sum(logprobs) > self._best_logprob:
+        if sum(logprobs) > self._best_logprob and not self._is_cut(tokens):
             self._best = tokens, logprobs
             self._best_logprob = sum(logprobs)
+
+    def _is_cut(self, tokens: list[int]) -> bool:
+        """Whether a text lacks what was heard and the best one has.
+
+        Its probability does not tell: the fewer tokens, the fewer factors below one.
+        """
+        if self._best is None or self._heard is None:
+            return False
+        if len(self._best[0]) - len(tokens) < CUT_TOKENS:
+            return False
+        return self._heard.distance(tokens) > self._heard.distance(self._best[0])
 
     def _try_next(self) -> bool:
         """Go back to the last rival that is left, or end. Returns False."""

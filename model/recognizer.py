@@ -68,6 +68,8 @@ PIECE_SECONDS = 20.0
 # kept if it is so like the CTC head's text (1 is the same). Texts of different clips are less so: 300
 # pairs of dev had 0.45 at most.
 LIKE_HEARD = 0.6
+# Share of a text's letters that the CTC head must know to judge it and write it anew.
+LETTERS_KNOWN = 0.8
 # Texts that are kept of a clip with hot words; 5 were no better on dev (docs/experiments.md).
 BEAM_SIZE = 3
 # Where a token is less likely, a beam search that a caller wants looks for a better text. A third of
@@ -439,6 +441,7 @@ class Recognizer:
                 beams[rows[0]],
                 # A text that loops may be without its end, and is nothing to keep.
                 [None if i not in found or found[i].looped else found[i] for i in rows],
+                [drafts[i] for i in rows],
             )
             found.update(zip(rows, decoded, strict=True))
         return [found[i] for i in range(len(pieces))]
@@ -473,8 +476,12 @@ class Recognizer:
         return decoded.looped or repeats or not fits(text, frames, self.characters)
 
     def _can_be_spelled(self, text: str) -> bool:
-        """Whether the CTC head knows the letters; digits are said in words, which it can spell."""
-        return self.characters.covers("".join(c for c in text if not c.isdigit()))
+        """Whether the CTC head knows most letters; digits are said in words, which it can spell.
+
+        Not all: a foreign name in an English text must not keep a loop.
+        """
+        letters = [c for c in text if c.isalpha()]
+        return sum(map(self.characters.covers, letters)) >= LETTERS_KNOWN * len(letters)
 
     def _with_decoder_confidences(
         self, words: tuple[Word, ...], decoded: Decoded

@@ -29,10 +29,7 @@ def mixture() -> list[Sent]:
     """
     samples = speech()
     seconds = np.random.default_rng(1).permutation(np.linspace(0.3, 7, LENGTHS))
-    lengths = [
-        raw(f"{s:.2f} s", encoded(np.resize(samples, int(s * 16_000))))
-        for s in seconds
-    ]
+    lengths = [raw(f"{s:.2f} s", encoded(np.resize(samples, int(s * 16_000)))) for s in seconds]
     fast = form("fast", encoded(samples), mode="fast", response_format="srt")
     bad_ones = [sent for sent in bad() if sent.status != 413]
     others = itertools.cycle([*good()[:6], fast, *good()[7:]])

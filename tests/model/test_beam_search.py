@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -63,6 +64,19 @@ def test_several_texts_find_what_greedy_search_misses(table):
     assert tokenizer.decode(found.tokens) == "b"
     assert sum(found.logprobs) == pytest.approx(math.log(0.45), abs=1e-4)
     assert len(found.logprobs) == len(found.tokens) + 1
+
+
+def test_an_end_that_comes_second_does_not_cut_what_was_heard(table):
+    words = list("abcdefghijklmnop")
+    says = {"start": {words[0]: 0.8, "end": 0.2}} | {
+        one: {other: 0.8, "x": 0.2} for one, other in itertools.pairwise([*words, "end"])
+    }
+    decoder, audio, tokenizer = table(says)
+    arguments = decoder, *audio, tokenizer, [tokenizer.prompt], [None], 2
+    (cut,) = beam_search(*arguments, drafts=[""])  # nothing was heard
+    assert tokenizer.decode(cut.tokens) == ""
+    (whole,) = beam_search(*arguments, drafts=["".join(words)])
+    assert tokenizer.decode(whole.tokens) == "".join(words)
 
 
 def test_reconsidering_finds_it_too(table):

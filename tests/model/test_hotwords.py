@@ -115,6 +115,14 @@ def test_a_word_earns_in_any_casing_and_before_any_sign(tokenizer: Tokenizer, te
     assert tokens_earned(tokens, tokenizer, text) == pytest.approx(written * TOKEN_BONUS)
 
 
+@pytest.mark.parametrize("word", ["C#", "C++", "TCP/IP", "CI/CD"])
+def test_what_is_never_written_makes_nothing_else_likelier(tokenizer: Tokenizer, word: str) -> None:
+    assert LetterBias([Hotword(word)], Characters()).words == set()
+    tokens = TokenBias([Hotword(word)], tokenizer)
+    assert not tokens.bonuses(tokens.start).any()
+    assert TokenBias([Hotword("AT&T")], tokenizer).bonuses(tokens.start).any()
+
+
 def test_a_phrase_with_signs_inside_earns(tokenizer: Tokenizer) -> None:
     tokens = TokenBias([Hotword("O'Brien's pub")], tokenizer)
     n = len(tokenizer.encode("O'Brien's pub"))

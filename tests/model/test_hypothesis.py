@@ -42,6 +42,18 @@ def sure(text: Sequence[int]) -> Says:
     return lambda before: ([*text, END][len(before)], 0.99, 99, 0.001)
 
 
+@pytest.mark.parametrize(("heard", "kept"), [("turn off the lights in the hall", 7), ("turn", 1)])
+def test_an_early_end_wins_only_where_nothing_more_was_heard(heard: str, kept: int) -> None:
+    tokenizer = load_checkpoint(SHIPPED).tokenizer
+    tokens = tokenizer.encode("turn off the lights in the hall")
+    text = Hypothesis([], 100, tokenizer.end, Draft(heard, tokenizer), reconsider=True)
+    for place, token in enumerate([*tokens, tokenizer.end]):
+        doubt = (tokenizer.end, 0.5) if place == 1 else None
+        text.write(token, math.log(0.6), doubt)  # of each factor below one the whole has seven more
+    assert text.ended
+    assert len(text.tokens) == kept
+
+
 def test_a_text_without_doubt_is_written_once():
     text, begun = written(sure([1, 2, 3]))
     assert text.tokens == [1, 2, 3]

@@ -410,10 +410,11 @@ def heard(random_recognizer, sound):
     [
         ("so be it", {"looped": True}),
         ("so be 20", {"looped": True}),
+        ("so says the poet Søren", {"looped": True}),
         ("and why indulge " * 9, {}),
         ("a text that is much longer than two seconds of audio could ever hold " * 2, {}),
     ],
-    ids=["looped", "looped with a number", "repeats itself", "too long"],
+    ids=["looped", "looped with a number", "looped with a name", "repeats itself", "too long"],
 )
 def test_an_invented_text_gives_way_to_what_the_ctc_head_heard(
     random_recognizer, sound, heard, monkeypatch, words, text, values
