@@ -10,11 +10,11 @@ How fast the machine was during the load test is taken from its requests that me
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -42,14 +42,25 @@ from training.files import atomic_writer
 
 HOUR = 3600.0
 DEFAULT_CONFIG = Path(__file__).with_name("capacity.yaml")
-# A rate is searched until its bounds are so close; a trial has so many requests, or more.
-PRECISION = 1.05
-TRIAL_REQUESTS = 6_000
-TRIAL_SECONDS = 90.0
+# A rate is searched until its bounds are so close.
+PRECISION = 1.03
+# Refusals come in bursts, so a trial pools independent runs of so many requests: until its verdict is
+# clear by so many standard errors, and at most so many, in which 0.1 % are 100 refusals.
+RUN_REQUESTS = 2_500
+RUNS = 40
+FEWEST_RUNS = 8
+CLEAR = 3.0
+# Those of the hours of the day, which are longer.
+DAYS = 8
+FEWEST_DAYS = 4
+# What holds only by less than so many standard errors counts as missed.
+MARGIN = 2.0
+# Each of more pods than so many is taken to be like one of so many.
+MOST_SIMULATED = 30
 # Where a pod may not even be so busy, the wait is not what misses the objectives.
 LEAST_USE = 0.01
-# What comes while the queues are still filling is no steady state.
-WARM_UP = 1 / 3
+# Seconds in which the queues fill, which is no steady state: the work of a full pod several times over.
+WARM_UP = 60.0
 # So many requests that met no other tell how fast the machine was.
 LEAST_LONE = 20
 
@@ -108,8 +119,10 @@ class Trial:
     """One simulated setting.
 
     Attributes:
-        met: whether the objectives hold.
+        met: whether the objectives hold, by MARGIN standard errors.
         summaries: latency and refusals by kind.
+        refused: share of all requests.
+        refused_margin: MARGIN standard errors of it.
         cost: of the pods, for the time simulated.
         audio_hours: answered.
         mean_replicas: that were paid for.
@@ -119,6 +132,8 @@ class Trial:
 
     met: bool
     summaries: dict[Kind, Summary]
+    refused: float
+    refused_margin: float
     cost: float
     audio_hours: float
     mean_replicas: float
@@ -126,26 +141,73 @@ class Trial:
     busy: float
 
 
-def evaluate(found: Simulated, plan: Plan, duration: float, skip: float = 0.0) -> Trial:
-    """Judge a simulation; arrivals of the first `skip` seconds are left out of the verdict."""
-    counted = [outcome for outcome in found.outcomes if outcome.due >= skip]
-    hours = found.pod_seconds / HOUR
-    return Trial(
-        met=all(check.met for check in judge(plan.objectives, counted)),
-        summaries=summarize(counted),
-        cost=hours * plan.pods.price_per_hour,
-        audio_hours=sum(o.audio_seconds for o in found.outcomes if o.fate == "answered") / HOUR,
-        mean_replicas=found.pod_seconds / duration,
-        most_replicas=max(count for _, count in found.replicas),
-        busy=found.busy_seconds / (found.pod_seconds * plan.pods.workers),
-    )
+class _Runs:
+    """Simulations of one setting that differ in chance alone."""
+
+    def __init__(self, plan: Plan, duration: float, skip: float) -> None:
+        self._plan, self._duration, self._skip = plan, duration, skip
+        self._found: list[Simulated] = []
+        self._counted: list[list[Outcome]] = []
+
+    def add(self, found: Simulated) -> None:
+        self._found.append(found)
+        self._counted.append([outcome for outcome in found.outcomes if outcome.due >= self._skip])
+
+    def leads(self) -> list[float]:
+        """By how many standard errors each objective is met; negative where it is missed."""
+        runs = [judge(self._plan.objectives, counted) for counted in self._counted]
+        leads = []
+        for index, check in enumerate(judge(self._plan.objectives, self._pooled())):
+            if check.measured is None:
+                return [-math.inf]
+            error = _error([own for run in runs if (own := run[index].measured) is not None])
+            lead = check.limit - check.measured if check.at_most else check.measured - check.limit
+            leads.append(lead / error if error else math.copysign(math.inf, lead))
+        return leads
+
+    def trial(self) -> Trial:
+        """Judge them together."""
+        pods = self._plan.pods
+        pooled = self._pooled()
+        seconds = sum(found.pod_seconds for found in self._found)
+        answered = [o for found in self._found for o in found.outcomes if o.fate == "answered"]
+        shares = [_refused(counted) for counted in self._counted]
+        return Trial(
+            met=min(self.leads()) >= MARGIN,
+            summaries=summarize(pooled),
+            refused=_refused(pooled),
+            refused_margin=MARGIN * _error(shares),
+            cost=seconds / HOUR * pods.price_per_hour,
+            audio_hours=sum(outcome.audio_seconds for outcome in answered) / HOUR,
+            mean_replicas=seconds / (self._duration * len(self._found)),
+            most_replicas=max(count for found in self._found for _, count in found.replicas),
+            busy=sum(found.busy_seconds for found in self._found) / (seconds * pods.workers),
+        )
+
+    def _pooled(self) -> list[Outcome]:
+        return [outcome for counted in self._counted for outcome in counted]
+
+
+def _refused(outcomes: Sequence[Outcome]) -> float:
+    return sum(o.fate == "refused" for o in outcomes) / len(outcomes) if outcomes else 0.0
+
+
+def _error(values: Sequence[float]) -> float:
+    """The standard error of their mean."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def steady(plan: Plan, service: ServiceTime, rate: float, replicas: int, seed: int) -> Trial:
     """A constant rate on a fixed number of pods."""
-    duration = max(TRIAL_SECONDS, TRIAL_REQUESTS / rate)
-    found = simulate(plan.arrivals(rate, duration, seed), service, plan.pods, replicas, seed=seed)
-    return evaluate(found, plan, duration, skip=WARM_UP * duration)
+    duration = WARM_UP + RUN_REQUESTS / rate
+    runs = _Runs(plan, duration, WARM_UP)
+    for run in range(1, RUNS + 1):
+        own = seed * RUNS + run
+        arrivals = plan.arrivals(rate, duration, own)
+        runs.add(simulate(arrivals, service, plan.pods, replicas, seed=own))
+        if run % FEWEST_RUNS == 0 and abs(min(runs.leads())) >= CLEAR:
+            break
+    return runs.trial()
 
 
 def most_rate(plan: Plan, service: ServiceTime, replicas: int, seed: int) -> tuple[float, Trial]:
@@ -178,9 +240,35 @@ def most_rate(plan: Plan, service: ServiceTime, replicas: int, seed: int) -> tup
     return low, best
 
 
-def replicas_for(plan: Plan, service: ServiceTime, rate: float, seed: int) -> tuple[int, Trial]:
-    """The fewest pods that hold a constant rate."""
-    alone, _ = most_rate(plan, service, 1, seed)
+def most_rates(
+    plan: Plan, service: ServiceTime, alone: tuple[float, Trial], seed: int
+) -> list[tuple[int, float, Trial]]:
+    """For each number of nodes with one pod: the highest rate that they hold, and what it is like.
+
+    Pods that are picked at random see nothing of each other, so one of them tells of all.
+
+    Args:
+        plan: with the numbers of nodes and the routing.
+        service: of each pod.
+        alone: what `most_rate` found for one pod.
+        seed: of the simulations.
+    """
+    most = 1 if plan.pods.routing == "random" else MOST_SIMULATED
+    found = {1: alone}
+    rates = []
+    for nodes in plan.nodes:
+        simulated = min(nodes, most)
+        if simulated not in found:
+            found[simulated] = most_rate(plan, service, simulated, seed)
+        rate, trial = found[simulated]
+        rates.append((nodes, rate * nodes / simulated, trial))
+    return rates
+
+
+def replicas_for(
+    plan: Plan, service: ServiceTime, rate: float, alone: float, seed: int
+) -> tuple[int, Trial]:
+    """The fewest pods that hold a constant rate; one holds `alone`."""
     count = max(1, int(rate / alone))
     trial = steady(plan, service, rate, count, seed)
     while trial.met and count > 1:
@@ -197,10 +285,14 @@ def replicas_for(plan: Plan, service: ServiceTime, rate: float, seed: int) -> tu
 def scaled(plan: Plan, service: ServiceTime, target: float, seed: int) -> Trial:
     """The hours of the day, with the autoscaler aiming at `target` waiting requests a worker."""
     autoscaling = plan.autoscaling.model_copy(update={"queue_per_worker": target})
-    found = simulate(
-        plan.curve(seed), service, plan.pods, autoscaling.min_replicas, autoscaling, seed
-    )
-    return evaluate(found, plan, (plan.last_hour - plan.first_hour) * HOUR)
+    fewest = autoscaling.min_replicas
+    runs = _Runs(plan, (plan.last_hour - plan.first_hour) * HOUR, skip=0.0)
+    for run in range(1, DAYS + 1):
+        own = seed * DAYS + run
+        runs.add(simulate(plan.curve(own), service, plan.pods, fewest, autoscaling, own))
+        if run % FEWEST_DAYS == 0 and abs(min(runs.leads())) >= CLEAR:
+            break
+    return runs.trial()
 
 
 def compare(measured: Sequence[Outcome], simulated: Sequence[Outcome]) -> str:
@@ -283,7 +375,8 @@ def make_plan(arguments: argparse.Namespace) -> None:
     """Answer the questions of the config, and draw the plan from one node to a thousand."""
     plan, service = _read_plan(arguments.config), read_service_time(arguments.service_time)
     seed = arguments.seed
-    count, trial = replicas_for(plan, service, plan.peak, seed)
+    alone = most_rate(plan, service, 1, seed)
+    count, trial = replicas_for(plan, service, plan.peak, alone[0], seed)
     texts = {
         "service-time": _service_table(service),
         "peak": f"{plan.peak:g} requests in a second need **{count} pods** all the time.\n\n"
@@ -295,8 +388,7 @@ def make_plan(arguments: argparse.Namespace) -> None:
     rates: dict[str, list[tuple[int, float, Trial]]] = {}
     for routing in ("random", "least_request"):
         routed = plan.model_copy(update={"pods": plan.pods.model_copy(update={"routing": routing})})
-        find = partial(most_rate, routed, service, seed=seed)
-        rates[routing] = [(nodes, *find(nodes)) for nodes in plan.nodes]
+        rates[routing] = most_rates(routed, service, alone, seed)
     texts["nodes"] = _nodes_table(rates)
     print("\n\n".join(texts.values()))
     if arguments.document:
@@ -349,8 +441,6 @@ def _trials_table(heading: str, trials: Sequence[tuple[str, Trial]]) -> str:
     kinds = [kind for kind in trials[0][1].summaries if kind != "bad"]
     rows = []
     for name, trial in trials:
-        sent = sum(own.requests for own in trial.summaries.values())
-        refused = sum(own.refused for own in trial.summaries.values())
         rows.append(
             [
                 name,
@@ -359,7 +449,7 @@ def _trials_table(heading: str, trials: Sequence[tuple[str, Trial]]) -> str:
                     f"{trial.summaries[kind].latency.get('p95', float('nan')):.2f}"
                     for kind in kinds
                 ),
-                f"{refused / sent:.2%}",
+                f"{100 * trial.refused:.2f} ± {100 * trial.refused_margin:.2f} %",
                 f"{trial.mean_replicas:.1f}, {trial.most_replicas}",
                 f"{trial.busy:.0%}",
                 f"{trial.cost:.2f}",
