@@ -18,9 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import yaml
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from loadtest.objectives import Latency, Objectives, judge
 from loadtest.outcomes import Outcome, Summary, lone, summarize
@@ -28,7 +37,7 @@ from loadtest.recordings import Kind, parse_mix
 from loadtest.report import read_outcomes
 from loadtest.service_time import DEFAULT as SERVICE_TIME
 from loadtest.service_time import ServiceTime, read_service_time
-from loadtest.shapes import day
+from loadtest.shapes import DAY
 from loadtest.simulation import (
     Arrival,
     Autoscaling,
@@ -71,6 +80,9 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     peak: PositiveFloat = 6.0
+    """Requests in a second at the busiest hour, where no curve is given."""
+    curve: tuple[NonNegativeFloat, ...] | None = None
+    """Requests in a second at each full hour from midnight on; None is `shapes.DAY` times the peak."""
     first_hour: float = Field(default=5.0, ge=0, lt=24)
     last_hour: float = Field(default=12.0, gt=0, le=24)
     mix: str = "command=45,sentence=40,long=10,bad=5"
@@ -95,17 +107,33 @@ class Plan(BaseModel):
             raise ValueError(f"lengths has nothing for {', '.join(missing)}, which the mix has")
         if self.first_hour >= self.last_hour:
             raise ValueError("first_hour must be before last_hour")
+        if self.curve is not None:
+            if len(self.curve) != len(DAY):
+                raise ValueError(
+                    f"curve has {len(self.curve)} values; give one for each of 24 hours"
+                )
+            if "peak" in self.model_fields_set:
+                raise ValueError("peak and curve are both given; the curve has its own peak")
+            simulated = self.curve[int(self.first_hour) : math.ceil(self.last_hour)]
+            if not any(simulated):
+                raise ValueError(f"curve has no request from first_hour to last_hour: {simulated}")
         return self
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Requests in a second at each full hour from midnight on."""
+        return self.curve or tuple(self.peak * share for share in DAY)
 
     def arrivals(self, rate: float, duration: float, seed: int) -> list[Arrival]:
         """A constant rate for so many seconds."""
         return poisson_arrivals(lambda _: rate, duration, self._shares(), self.lengths, seed)
 
-    def curve(self, seed: int) -> list[Arrival]:
-        """The hours of the day."""
+    def day(self, seed: int) -> list[Arrival]:
+        """The hours of the day, with a straight line between the full hours."""
+        rates = self.rates
 
         def rate(time: float) -> float:
-            return self.peak * day((self.first_hour + time / HOUR) / 24)
+            return float(np.interp(self.first_hour + time / HOUR, range(25), (*rates, rates[0])))
 
         duration = (self.last_hour - self.first_hour) * HOUR
         return poisson_arrivals(rate, duration, self._shares(), self.lengths, seed)
@@ -289,7 +317,7 @@ def scaled(plan: Plan, service: ServiceTime, target: float, seed: int) -> Trial:
     runs = _Runs(plan, (plan.last_hour - plan.first_hour) * HOUR, skip=0.0)
     for run in range(1, DAYS + 1):
         own = seed * DAYS + run
-        runs.add(simulate(plan.curve(own), service, plan.pods, fewest, autoscaling, own))
+        runs.add(simulate(plan.day(own), service, plan.pods, fewest, autoscaling, own))
         if run % FEWEST_DAYS == 0 and abs(min(runs.leads())) >= CLEAR:
             break
     return runs.trial()
@@ -376,10 +404,11 @@ def make_plan(arguments: argparse.Namespace) -> None:
     plan, service = _read_plan(arguments.config), read_service_time(arguments.service_time)
     seed = arguments.seed
     alone = most_rate(plan, service, 1, seed)
-    count, trial = replicas_for(plan, service, plan.peak, alone[0], seed)
+    peak = max(plan.rates)
+    count, trial = replicas_for(plan, service, peak, alone[0], seed)
     texts = {
         "service-time": _service_table(service),
-        "peak": f"{plan.peak:g} requests in a second need **{count} pods** all the time.\n\n"
+        "peak": f"{peak:g} requests in a second need **{count} pods** all the time.\n\n"
         + _trials_table("pods", [(str(count), trial)]),
         "targets": _trials_table(
             "target", [(f"{t:g}", scaled(plan, service, t, seed)) for t in plan.targets]

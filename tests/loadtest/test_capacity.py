@@ -1,13 +1,16 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from loadtest import capacity
 from loadtest.capacity import (
     DEFAULT_CONFIG,
+    HOUR,
     Plan,
     main,
     most_rate,
@@ -19,6 +22,7 @@ from loadtest.objectives import Latency, Objectives, judge
 from loadtest.outcomes import Fate, Outcome
 from loadtest.report import Results, write_results
 from loadtest.service_time import ServiceTime
+from loadtest.shapes import DAY
 from loadtest.simulation import Pods, Simulated, simulate
 
 SERVICE = ServiceTime(
@@ -42,6 +46,29 @@ def test_the_shipped_config_is_the_plan_that_the_class_describes() -> None:
     assert plan.pods == Pods()
     assert plan.mix == Plan().mix and plan.lengths == Plan().lengths
     assert plan.targets == Plan().targets and plan.nodes == Plan().nodes
+
+
+def test_the_day_is_a_share_of_the_peak_or_a_curve_of_ones_own() -> None:
+    assert Plan(peak=3.0).rates == tuple(3.0 * share for share in DAY)
+    rising = Plan(curve=tuple(range(24)), first_hour=4, last_hour=6)
+    times = [arrival.time for arrival in rising.day(seed=0)]
+    assert max(rising.rates) == 23.0
+    assert sum(time < HOUR for time in times) == pytest.approx(4.5 * HOUR, rel=0.05)
+    assert sum(time >= HOUR for time in times) == pytest.approx(5.5 * HOUR, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"curve": (1.0, 2.0)}, "curve has 2 values"),
+        ({"curve": (1.0,) * 24, "peak": 6.0}, "peak and curve are both given"),
+        ({"curve": (1.0,) * 5 + (0.0,) * 19}, "no request from first_hour to last_hour"),
+        ({"curve": (-1.0,) * 24}, "greater than or equal to 0"),
+    ],
+)
+def test_a_curve_that_cannot_be_planned_for_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Plan(**given)
 
 
 def test_pods_have_the_settings_that_are_shipped() -> None:
