@@ -97,7 +97,7 @@ class Plan(BaseModel):
     )
     pods: Pods = Pods()
     autoscaling: Autoscaling = Autoscaling(max_replicas=40)
-    targets: tuple[PositiveFloat, ...] = (0.5, 1, 2, 4, 8)
+    targets: tuple[PositiveFloat, ...] = Field(default=(0.25, 0.5, 1, 2), min_length=1)
     nodes: tuple[PositiveInt, ...] = (1, 2, 5, 10, 30, 100, 300, 1000)
 
     @model_validator(mode="after")
@@ -105,6 +105,14 @@ class Plan(BaseModel):
         shares = parse_mix(self.mix)
         if missing := [k for k, share in shares.items() if share and not self.lengths.get(k)]:
             raise ValueError(f"lengths has nothing for {', '.join(missing)}, which the mix has")
+        if not any(length for k, share in shares.items() if share for length in self.lengths[k]):
+            raise ValueError(f"mix is {self.mix} and has no audio, by which the cost is counted")
+        most = self.pods.queue_size / 2 / self.pods.workers
+        if refused := [f"{target:g}" for target in self.targets if target > most]:
+            raise ValueError(
+                f"targets has {', '.join(refused)}, which the chart refuses: a target times "
+                f"pods.workers must be at most half of pods.queue_size, so give {most:g} at most"
+            )
         if self.first_hour >= self.last_hour:
             raise ValueError("first_hour must be before last_hour")
         if self.curve is not None:
@@ -151,8 +159,8 @@ class Trial:
         summaries: latency and refusals by kind.
         refused: share of all requests.
         refused_margin: MARGIN standard errors of it.
-        cost: of the pods, for the time simulated.
-        audio_hours: answered.
+        cost_per_hour: of the pods.
+        audio_cost: of 1,000 answered hours of audio.
         mean_replicas: that were paid for.
         most_replicas: at once.
         busy: share of their time in which the workers worked.
@@ -162,8 +170,8 @@ class Trial:
     summaries: dict[Kind, Summary]
     refused: float
     refused_margin: float
-    cost: float
-    audio_hours: float
+    cost_per_hour: float
+    audio_cost: float
     mean_replicas: float
     most_replicas: int
     busy: float
@@ -194,20 +202,29 @@ class _Runs:
         return leads
 
     def trial(self) -> Trial:
-        """Judge them together."""
+        """Judge them together.
+
+        Raises:
+            ValueError: no audio was answered.
+        """
         pods = self._plan.pods
         pooled = self._pooled()
         seconds = sum(found.pod_seconds for found in self._found)
         answered = [o for found in self._found for o in found.outcomes if o.fate == "answered"]
+        audio = sum(outcome.audio_seconds for outcome in answered)
+        if not audio:
+            raise ValueError("no audio was answered: give a higher rate, or more pods")
+        hours = self._duration * len(self._found) / HOUR
+        cost = seconds / HOUR * pods.price_per_hour
         shares = [_refused(counted) for counted in self._counted]
         return Trial(
             met=min(self.leads()) >= MARGIN,
             summaries=summarize(pooled),
             refused=_refused(pooled),
             refused_margin=MARGIN * _error(shares),
-            cost=seconds / HOUR * pods.price_per_hour,
-            audio_hours=sum(outcome.audio_seconds for outcome in answered) / HOUR,
-            mean_replicas=seconds / (self._duration * len(self._found)),
+            cost_per_hour=cost / hours,
+            audio_cost=1000 * cost / (audio / HOUR),
+            mean_replicas=seconds / HOUR / hours,
             most_replicas=max(count for found in self._found for _, count in found.replicas),
             busy=sum(found.busy_seconds for found in self._found) / (seconds * pods.workers),
         )
@@ -410,9 +427,7 @@ def make_plan(arguments: argparse.Namespace) -> None:
         "service-time": _service_table(service),
         "peak": f"{peak:g} requests in a second need **{count} pods** all the time.\n\n"
         + _trials_table("pods", [(str(count), trial)]),
-        "targets": _trials_table(
-            "target", [(f"{t:g}", scaled(plan, service, t, seed)) for t in plan.targets]
-        ),
+        "targets": _targets_table([(t, scaled(plan, service, t, seed)) for t in plan.targets]),
     }
     rates: dict[str, list[tuple[int, float, Trial]]] = {}
     for routing in ("random", "least_request"):
@@ -481,8 +496,8 @@ def _trials_table(heading: str, trials: Sequence[tuple[str, Trial]]) -> str:
                 f"{100 * trial.refused:.2f} ± {100 * trial.refused_margin:.2f} %",
                 f"{trial.mean_replicas:.1f}, {trial.most_replicas}",
                 f"{trial.busy:.0%}",
-                f"{trial.cost:.2f}",
-                f"{1000 * trial.cost / trial.audio_hours:.2f}",
+                f"{trial.cost_per_hour:.2f}",
+                f"{trial.audio_cost:.2f}",
             ]
         )
     columns = [
@@ -492,10 +507,22 @@ def _trials_table(heading: str, trials: Sequence[tuple[str, Trial]]) -> str:
         "refused",
         "pods: mean, most",
         "busy",
-        "cost",
+        "cost an hour",
         "cost of 1,000 h of audio",
     ]
     return _table(columns, rows)
+
+
+def _targets_table(trials: Sequence[tuple[float, Trial]]) -> str:
+    table = _trials_table("target", [(f"{target:g}", trial) for target, trial in trials])
+    held = [(trial.cost_per_hour, target) for target, trial in trials if trial.met]
+    if not held:
+        return f"{table}\n\nNone meets the objectives: try a lower one, or more `min_replicas`."
+    cost, target = min(held)
+    return (
+        f"{table}\n\nRecommended: `autoscaling.queuePerWorker={target:g}`, the cheapest that meets the "
+        f"objectives, {cost:.2f} an hour."
+    )
 
 
 def _nodes_table(rates: Mapping[str, Sequence[tuple[int, float, Trial]]]) -> str:
@@ -510,7 +537,7 @@ def _nodes_table(rates: Mapping[str, Sequence[tuple[int, float, Trial]]]) -> str
                 f"{trial.busy:.0%}",
                 f"{pooled:,.1f}",
                 f"{shared.busy:.0%}",
-                f"{1000 * shared.cost / shared.audio_hours:.2f}",
+                f"{shared.audio_cost:.2f}",
             ]
         )
     heading = [

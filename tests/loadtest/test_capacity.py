@@ -64,9 +64,11 @@ def test_the_day_is_a_share_of_the_peak_or_a_curve_of_ones_own() -> None:
         ({"curve": (1.0,) * 24, "peak": 6.0}, "peak and curve are both given"),
         ({"curve": (1.0,) * 5 + (0.0,) * 19}, "no request from first_hour to last_hour"),
         ({"curve": (-1.0,) * 24}, "greater than or equal to 0"),
+        ({"mix": "bad=100"}, "mix is bad=100 and has no audio"),
+        ({"targets": (2.5, 4)}, "targets has 4, which the chart refuses.*give 2.5 at most"),
     ],
 )
-def test_a_curve_that_cannot_be_planned_for_is_refused(given: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_planned_for_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Plan(**given)
 
@@ -206,6 +208,21 @@ def test_a_wrong_key_is_named(
     assert "peek" in capsys.readouterr().err
 
 
+def table_rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")][2:]
+
+
+def test_no_target_is_recommended_where_none_meets_the_objectives() -> None:
+    trial = steady(PLAN, SERVICE, 50.0, 1, seed=0)
+    assert not trial.met
+    assert "None meets the objectives" in capacity._targets_table([(1.0, trial)])
+
+
+def test_the_cost_is_of_an_hour() -> None:
+    trial = steady(PLAN, SERVICE, 1.0, 3, seed=0)
+    assert trial.cost_per_hour == pytest.approx(3 * PLAN.pods.price_per_hour, rel=0.02)
+
+
 def test_a_small_plan_fills_its_document_and_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +235,7 @@ def test_a_small_plan_fills_its_document_and_draws(
     service.write_text(SERVICE.model_copy(update={"measured": facts}).model_dump_json())
     config = tmp_path / "plan.yaml"
     config.write_text(
-        "peak: 3\nfirst_hour: 9\nlast_hour: 9.2\ntargets: [2]\nnodes: [1, 3]\n"
+        "peak: 3\nfirst_hour: 9\nlast_hour: 9.2\ntargets: [1, 2]\nnodes: [1, 3]\n"
         "objectives: {latency: {command: {p95: 4}}}\n"
     )
     names = ("service-time", "peak", "targets", "nodes")
@@ -229,5 +246,9 @@ def test_a_small_plan_fills_its_document_and_draws(
     assert main([*command, "--document", str(document), "--plot", str(plot)]) == 0
     text = document.read_text()
     assert "requests in a second need **" in text
+    targets = text.split("<!-- targets -->")[1].split("<!-- /targets -->")[0]
+    costs = {row.split("|")[1].strip(): row.split("|")[9].strip() for row in table_rows(targets)}
+    found = re.search(r"queuePerWorker=([\d.]+)`.* ([\d.]+) an hour", targets)
+    assert found and costs[found[1]] == found[2] == min(costs.values())
     assert "| 3 |" in text.split("<!-- nodes -->")[1]
     assert plot.read_text().count("<svg") == 1
