@@ -395,13 +395,14 @@ def check(arguments: argparse.Namespace) -> None:
             f"{arguments.results} is of a {loop} loop, whose arrivals wait for answers; "
             "replay one made with --loop open"
         )
+    plan = _read_plan(arguments.config)
+    _same_server(results.get("server") or {}, plan.pods)
     outcomes = sorted(read_outcomes(arguments.results), key=lambda outcome: outcome.due)
     if not outcomes:
         raise ValueError(f"{arguments.results} has no request; give the results of a load test")
     start = outcomes[0].due
     arrivals = [Arrival(o.due - start, o.kind, o.audio_seconds) for o in outcomes]
     service = read_service_time(arguments.service_time)
-    plan = _read_plan(arguments.config)
     factor, alone = slowness(outcomes, service)
     found = simulate(arrivals, service.slowed(factor), plan.pods, 1, seed=arguments.seed)
     rate = len(arrivals) / (arrivals[-1].time or 1.0)
@@ -414,6 +415,21 @@ def check(arguments: argparse.Namespace) -> None:
     print(text)
     if arguments.document:
         fill(arguments.document, "check", text)
+
+
+def _same_server(server: Mapping[str, int | None], pods: Pods) -> None:
+    """Raise ValueError where the server of a load test is known to be another than the plan's pod."""
+    planned = {"workers": pods.workers, "batch_size": pods.batch_size, "queue": pods.queue_size}
+    other = [
+        f"{name} {server[name]} and not {wanted}"
+        for name, wanted in planned.items()
+        if server.get(name) not in (None, wanted)
+    ]
+    if other:
+        raise ValueError(
+            f"the load test's server was not the pod of the plan: {', '.join(other)}; load an archive "
+            "packed with the plan's settings (docs/capacity.md), or give a --config with the server's"
+        )
 
 
 def make_plan(arguments: argparse.Namespace) -> None:

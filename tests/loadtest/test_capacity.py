@@ -24,6 +24,7 @@ from loadtest.report import Results, write_results
 from loadtest.service_time import ServiceTime
 from loadtest.shapes import DAY
 from loadtest.simulation import Pods, Simulated, simulate
+from loadtest.watch import UNSEEN, Server
 
 SERVICE = ServiceTime(
     per_batch=0.02,
@@ -145,12 +146,14 @@ def service_file(tmp_path: Path) -> Path:
     return path
 
 
-def write_test(folder: Path, loop: str, slower: float = 1.0) -> Path:
+def write_test(folder: Path, loop: str, slower: float = 1.0, server: Server = UNSEEN) -> Path:
     """Results of a load test whose server was a simulated pod."""
     service = SERVICE.slowed(slower)
     found = simulate(PLAN.arrivals(1.0, 4000.0, seed=5), service, PLAN.pods, 1, seed=5)
     outcomes = [o._replace(due=o.due + 1.7e9) for o in found.outcomes]
-    results = Results({"host": "h", "loop": loop}, outcomes, [], judge(Objectives(), outcomes))
+    results = Results(
+        {"host": "h", "loop": loop}, outcomes, [], judge(Objectives(), outcomes), server
+    )
     return write_results(folder, results).with_name("results.json")
 
 
@@ -179,6 +182,22 @@ def test_a_check_of_a_server_that_was_never_idle_says_what_to_do(
     results = write_test(tmp_path, "open", slower=30.0)
     assert main(["check", str(results), "--service-time", str(service_file)]) == 1
     assert "lower --rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("server", [Server(2, 4, 10), Server(workers=2)])
+def test_a_check_of_the_server_that_is_planned_for_passes(
+    tmp_path: Path, service_file: Path, server: Server
+) -> None:
+    results = write_test(tmp_path, "open", server=server)
+    assert main(["check", str(results), "--service-time", str(service_file)]) == 0
+
+
+def test_a_check_against_another_server_is_refused(
+    tmp_path: Path, service_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_test(tmp_path, "open", server=Server(2, 8, 64))
+    assert main(["check", str(results), "--service-time", str(service_file)]) == 1
+    assert "batch_size 8 and not 4, queue 64 and not 10;" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["[]", '{"requests": 3}'])
