@@ -2,6 +2,7 @@
 
 One item of a batch, no form fields, no limits, no errors of its own, no metrics. Kinder than the
 example in two ways: the audio may be longer than the network's window, and the precision is ours.
+`threads` in its configuration is what each worker gets; without it torch takes all cores for each.
 It is packed in the place of `asr_handler.py`, and is no part of the product.
 """
 
@@ -19,6 +20,8 @@ from model.recognizer import Recognizer, TranscribeOptions
 
 class OfficialStyleHandler:
     def initialize(self, context: Any) -> None:
+        if threads := context.model_yaml_config.get("threads"):
+            torch.set_num_threads(threads)
         folder = Path(context.system_properties["model_dir"])
         self.recognizer = Recognizer.load(folder / "checkpoint")
 

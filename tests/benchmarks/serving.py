@@ -11,6 +11,7 @@ each round.
 import argparse
 import io
 import json
+import math
 import os
 import random
 import shlex
@@ -61,8 +62,11 @@ GREEDY = TranscribeOptions(word_timestamps=False, beam_size=1)
 # A group of pieces, and the parts of its features that are encoded at once.
 Ready = tuple[list[_Piece], list[tuple[Tensor, Tensor]]]
 OFFICIAL_CONFIG = "startupTimeout: 300\nresponseTimeout: 1200\n"  # all else as TorchServe has it
+NO_SLOWER = 0.95  # of the other's speed, which the 95 % interval has to stay above
 NETWORK, RECOGNIZER = "network on ready batches", "recognizer from files"
 STENO, OFFICIAL = "TorchServe, Steno", "TorchServe, one item at a time"
+# torch gives each worker all cores, which one caller gains from and many lose by.
+SHARED = "TorchServe, one item at a time, cores shared"
 PEERS = ("tiny.en", "base")
 
 
@@ -101,7 +105,7 @@ class Contest:
     Args:
         clips: decoded, with their texts.
         checkpoint: the folder that all of ours serve.
-        servers: TorchServe with Steno's handler, and with the other.
+        servers: TorchServe with Steno's handler, and with the others.
     """
 
     def __init__(
@@ -125,14 +129,15 @@ class Contest:
         many = self.clients[STENO].closed_loop(passes, MANY)
         recognizer = _mean(recognizer, self.from_files())
         network = _mean(network, self.network())
-        alone = in_turn(self.clients, recordings(self.clips, self.rng), self.rng)
-        official = self.clients[OFFICIAL].closed_loop(passes, MANY)
+        two = {name: self.clients[name] for name in (STENO, OFFICIAL)}
+        alone = in_turn(two, recordings(self.clips, self.rng), self.rng)
+        rivals = {name: self.clients[name].closed_loop(passes, MANY) for name in (OFFICIAL, SHARED)}
         return {
             NETWORK: network,
             RECOGNIZER: recognizer,
             **{callers_name(name, 1): _turn(calls) for name, calls in alone.items()},
             callers_name(STENO, MANY): _turn(many),
-            callers_name(OFFICIAL, MANY): _turn(official),
+            **{callers_name(name, MANY): _turn(calls) for name, calls in rivals.items()},
         }
 
     def network(self) -> Turn:
@@ -157,6 +162,14 @@ class Contest:
         waveforms = [load_audio(content) for content in contents]
         found = self.recognizer.transcribe(waveforms, OPTIONS)
         return Turn(time.perf_counter() - started, [t.text for t in found.transcripts])
+
+    def short(self, clips: Sequence[Clip], together: bool) -> float:
+        """RTFx on short clips in this process, in one call or one after the other."""
+        samples = [load_audio(content) for content in recordings(clips, self.rng)]
+        started = time.perf_counter()
+        for group in [samples] if together else [[one] for one in samples]:
+            self.recognizer.transcribe(group, OPTIONS)
+        return sum(clip.seconds for clip in clips) / (time.perf_counter() - started)
 
     def probe(self, probes: int) -> Probe:
         """Send a clip of 10 s alone, and among arrivals of half of what 16 callers reach.
@@ -228,15 +241,17 @@ def callers_name(name: str, callers: int) -> str:
     return f"{name}, {callers} caller{'s' if callers > 1 else ''}"
 
 
-def build_official(checkpoint: Path, folder: Path) -> None:
-    """Pack an archive whose handler is the official-style one."""
+def build_official(checkpoint: Path, folder: Path, threads: int | None) -> Path:
+    """Pack an archive whose handler is the official-style one; returns the store's folder."""
+    folder.mkdir()
     root = folder / "root"
     shutil.copytree(ROOT / "handler", root / "handler")
     shutil.copytree(ROOT / "model", root / "model", ignore=shutil.ignore_patterns("shipped"))
     shutil.copyfile(Path(__file__).with_name("official_style.py"), root / ENTRY_POINT)
     config = folder / "official.yaml"
-    config.write_text(OFFICIAL_CONFIG)
+    config.write_text(OFFICIAL_CONFIG + (f"threads: {threads}\n" if threads else ""))
     build_package(checkpoint, folder / "store", model_config=config, root=root)
+    return folder / "store"
 
 
 def draw_evenly(clips: Sequence[Clip], count: int) -> list[Clip]:
@@ -285,36 +300,45 @@ def table(rows: Sequence[Row], limit: float) -> str:
     return "\n".join(lines)
 
 
-def goals(rows: Sequence[Row], short: dict[str, Spread], slower: float) -> str:
-    """The ratios that are aimed at, beside those found."""
+def goals(rows: Sequence[Row], short: dict[str, Sequence[float]], slower: float) -> str:
+    """The ratios that are aimed at, beside those found.
+
+    Args:
+        short: of each peer, in each round, the recognizer's speed on short clips to its own.
+    """
     found = {row.name: row for row in rows}
 
     def ratio(one: str, other: str) -> float:  # of the same rounds: the machine's speed drifts
         pairs = zip(found[one].rtfx.rounds, found[other].rtfx.rounds, strict=True)
         return statistics.median(own / others for own, others in pairs)
 
-    many = {name: found[callers_name(name, MANY)] for name in (STENO, OFFICIAL)}
-    latency = [row.p95.median for row in many.values() if row.p95]
+    steno = callers_name(STENO, MANY)
+    # The better of the two rivals.
+    rival = max(
+        (callers_name(name, MANY) for name in (OFFICIAL, SHARED)),
+        key=lambda name: found[name].rtfx.median,
+    )
+    latency = [p95.median for name in (steno, rival) if (p95 := found[name].p95)]
     # The one caller sends a file to both before the next, so requests are compared in pairs.
     seconds = [found[callers_name(name, 1)].latency for name in (OFFICIAL, STENO)]
     low, high = bootstrap_interval(*seconds, seed=0)
     wanted: list[tuple[str, float, str, bool]] = [
         ("TorchServe with Steno, 16 callers, to the recognizer",
-         ratio(many[STENO].name, RECOGNIZER), "≥ 0.90", ratio(many[STENO].name, RECOGNIZER) >= 0.9),
+         ratio(steno, RECOGNIZER), "≥ 0.90", ratio(steno, RECOGNIZER) >= 0.9),
         ("recognizer to the network", ratio(RECOGNIZER, NETWORK), "≥ 0.80",
          ratio(RECOGNIZER, NETWORK) >= 0.8),
-        ("Steno to one item at a time, 16 callers", ratio(many[STENO].name, many[OFFICIAL].name),
-         "≥ 3", ratio(many[STENO].name, many[OFFICIAL].name) >= 3),
+        (f"Steno to {rival}", ratio(steno, rival), "≥ 3", ratio(steno, rival) >= 3),
         ("the same, p95", latency[0] / latency[1], "< 1", latency[0] < latency[1]),
-        (f"the same, RTFx of 1 caller (95 % from {low:.2f} to {high:.2f})",
-         sum(seconds[0]) / sum(seconds[1]), "≥ 1 within chance", high >= 1),
+        (f"Steno to {OFFICIAL}, RTFx of 1 caller (95 % from {low:.2f} to {high:.2f})",
+         sum(seconds[0]) / sum(seconds[1]), f"all of it ≥ {NO_SLOWER}", low >= NO_SLOWER),
         ("p95 of a 10 s clip at half of the capacity to its median alone",
          slower, "≤ 2", slower <= 2),
     ]  # fmt: skip
-    for name, spread in short.items():
-        if "tiny.en" in name and RECOGNIZER in short:
-            share = short[RECOGNIZER].median / spread.median
-            what = f"recognizer to {name}, clips under {SHORT_SECONDS:g} s"
+    for name, shares in short.items():
+        if "tiny.en" in name:
+            share = statistics.median(shares)
+            how = "in one call" if "batched" in name else "one by one"
+            what = f"recognizer {how} to {name}, clips under {SHORT_SECONDS:g} s"
             wanted.append((what, share, "≥ 2", share >= 2))
     lines = ["| ratio | found | wanted | |", "|---|---|---|---|"]
     lines += [
@@ -345,8 +369,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def measure(
     contest: Contest, bench: Bench | None, peers: Sequence[System], rounds: int, threads: int
-) -> tuple[list[Row], dict[str, Spread]]:
-    """All rounds; returns the rows, and RTFx on the short clips of the recognizer and the peers."""
+) -> tuple[list[Row], dict[str, list[float]]]:
+    """All rounds; returns the rows, and the recognizer's speed on short clips to each peer's."""
     rtfx: defaultdict[str, list[float]] = defaultdict(list)
     p95: defaultdict[str, list[float]] = defaultdict(list)
     latency: defaultdict[str, list[float]] = defaultdict(list)
@@ -362,19 +386,15 @@ def measure(
                 p95[name].append(float(np.quantile(found.latency, 0.95)))
             if found.texts is not None and name not in wer:
                 wer[name] = word_errors(contest.clips, found.texts)
-        if few:
-            started = time.perf_counter()
-            waveforms = [clip.samples for clip in few]
-            contest.recognizer.transcribe(waveforms, OPTIONS)
-            taken = time.perf_counter() - started
-            short[RECOGNIZER].append(sum(clip.seconds for clip in few) / taken)
         for system in peers if bench else []:
             assert bench is not None
+            own = [contest.short(few, system.batched)] if few else []
             answer = bench.run(system, threads, whole=False)
-            for of_short, kept in ((False, rtfx), (True, short)):
-                value = bench.rtfx(answer, short=of_short)
-                if value is not None:
-                    kept[system.name].append(value)
+            rtfx[system.name].append(bench.rtfx(answer, short=False) or math.nan)
+            if few:  # the machine's speed drifts: before and after
+                own.append(contest.short(few, system.batched))
+                peer = bench.rtfx(answer, short=True) or math.nan
+                short[system.name].append(statistics.mean(own) / peer)
             texts = [answer["texts"][str(i)] for i in range(len(contest.clips))]
             wer.setdefault(system.name, word_errors(contest.clips, texts))
     rows = [
@@ -387,7 +407,7 @@ def measure(
         )
         for name, values in rtfx.items()
     ]
-    return rows, {name: Spread(tuple(values)) for name, values in short.items()}
+    return rows, dict(short)
 
 
 def measure_long(
@@ -473,11 +493,12 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="serving-")))
         store = Setting(workers=args.workers, batch=args.batch).build(args.checkpoint, folder)
-        build_official(args.checkpoint, folder)
         servers = {
             STENO: stack.enter_context(TorchServe(store)),
-            OFFICIAL: stack.enter_context(TorchServe(folder / "store")),
         }
+        for name, kept, threads in ((OFFICIAL, "official", None), (SHARED, "shared", 1)):
+            built = build_official(args.checkpoint, folder / kept, threads)
+            servers[name] = stack.enter_context(TorchServe(built))
         workers = {name: wait_for_all_workers(server) for name, server in servers.items()}
         contest = Contest(clips, args.checkpoint, servers)
         bench, peers = None, peer_systems(args.peers)
@@ -523,7 +544,8 @@ def main() -> None:
             }
             for row in rows
         ]  # fmt: skip
-        content = json.dumps({**facts, "rows": entries, "probe": asdict(probe)}, indent=2)
+        found = {"rows": entries, "short": short, "probe": asdict(probe)}
+        content = json.dumps({**facts, **found}, indent=2)
         write_text(args.output / "serving.json", content + "\n")
         draw(rows, args.output / "serving.svg")
     if args.document:
