@@ -146,7 +146,7 @@ def beam_search(
                     break  # what is added to a text hardly ever makes it more probable
                 if token == tokenizer.end:
                     draft = heard[row]
-                    if is_best or draft is None or draft.left_after(text.tokens) <= LEFT_LETTERS:
+                    if is_best or draft is None or draft.after(text.tokens).left <= LEFT_LETTERS:
                         ended[row] = text
                     continue
                 tokens = (*text.tokens, token)

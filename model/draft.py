@@ -64,19 +64,22 @@ class Draft:
         """Letters that were written for each of the draft's."""
         return self._letters / len(self._text)
 
-    def distance(self, tokens: Sequence[int]) -> int:
-        """Letters to change, add or leave out between a whole text and the whole draft."""
-        own = Draft(self._text[1:], self._tokenizer)
+    def after(self, tokens: Sequence[int]) -> "Draft":
+        """The same draft beside another text, from its beginning."""
+        other = Draft(self._text[1:], self._tokenizer)
         for token in tokens:
-            own.follow(token)
-        return own._letters + own._grows.bit_count() - own._shrinks.bit_count()
+            other.follow(token)
+        return other
 
-    def left_after(self, tokens: Sequence[int]) -> int:
-        """Letters of the draft after the place where a text stands in it."""
-        own = Draft(self._text[1:], self._tokenizer)
-        for token in tokens:
-            own.follow(token)
-        return len(self._text) - own.place
+    @property
+    def distance(self) -> int:
+        """Letters to change, add or leave out between what is written and the whole draft."""
+        return self._letters + self._grows.bit_count() - self._shrinks.bit_count()
+
+    @property
+    def left(self) -> int:
+        """Letters of the draft that come after its place."""
+        return len(self._text) - self.place
 
     @property
     def place(self) -> int:

@@ -134,7 +134,7 @@ class Hypothesis:
         self.looped = False
         self.ended = False
         self._end = end
-        self._heard = draft
+        self._heard = draft  # which `_draft` is no more once a rival is tried
         self._draft: Draft | Rest | None = draft
         self._reconsider = reconsider
         self._rivals: list[Rival] = []
@@ -205,7 +205,8 @@ class Hypothesis:
             return False
         if len(self._best[0]) - len(tokens) < CUT_TOKENS:
             return False
-        return self._heard.distance(tokens) > self._heard.distance(self._best[0])
+        other, best = (self._heard.after(text) for text in (tokens, self._best[0]))
+        return other.distance > best.distance
 
     def _try_next(self) -> bool:
         """Go back to the last rival that is left, or end. Returns False."""

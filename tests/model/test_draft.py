@@ -72,5 +72,6 @@ def test_its_place_is_the_nearest_beginning_by_edit_distance(tokenizer, heard, w
     nearest = [n for n, d in enumerate(distances) if d == min(distances)]
     ends_of_words = [n for n in nearest if text[n : n + 1] in ("", " ")]
     assert draft.place == max(ends_of_words or nearest)
-    assert Draft(heard, tokenizer).distance(tokens) == distances[-1]
-    assert Draft(heard, tokenizer).left_after(tokens) == len(text) - draft.place
+    again = draft.after(tokens)  # whatever it has followed itself
+    assert (again.place, again.distance) == (draft.place, distances[-1])
+    assert again.left == len(text) - again.place
