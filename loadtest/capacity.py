@@ -21,6 +21,7 @@ import matplotlib as mpl
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -467,9 +468,11 @@ def draw(rates: Mapping[str, Sequence[tuple[int, float, Trial]]], path: Path) ->
         total.plot(nodes, [rate for _, rate, _ in found], style, label=routing.replace("_", " "))
         busy.plot(nodes, [100 * trial.busy for _, _, trial in found], style)
     total.set(ylabel="requests in a second within the objectives", yscale="log")
+    total.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     busy.set(ylabel="workers busy then, %", ylim=(0, 100))
     for axes in (total, busy):
         axes.set(xlabel="nodes with one pod each", xscale="log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.grid(color="#dddddd", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
