@@ -30,9 +30,16 @@ from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.features import ENCODER_FRAMES_PER_SECOND
 from training.arguments import parse_config
 from training.config import Optimizer, TrainConfig
-from training.data import Batch, BucketSampler, SpeechDataset, epoch_batches
+from training.data import (
+    Batch,
+    BucketSampler,
+    Corpus,
+    SpeechDataset,
+    epoch_batches,
+    fitting_speeds,
+)
 from training.losses import JointLoss, Teacher
-from training.manifest import Utterance, read_manifest
+from training.manifest import Utterance
 from training.monitoring import Monitor
 from training.processes import Processes
 from training.state import Average, Progress, load_state, save_state
@@ -86,24 +93,6 @@ def learning_rate(config: Optimizer, step: int, steps: int) -> float:
     return config.learning_rate * share
 
 
-def usable(manifest: Path, longest: float, say: bool) -> list[Utterance]:
-    """Utterances of a manifest; what is rejected or too long is named.
-
-    Raises:
-        ValueError: nothing is left.
-    """
-    utterances, rejected = read_manifest(manifest)
-    kept = [u for u in utterances if u.duration <= longest]
-    if say:
-        for line in rejected:
-            print(f"{line.manifest}:{line.line}: left out: {line.reason}")
-        if len(kept) < len(utterances):
-            print(f"{manifest}: {len(utterances) - len(kept)} left out: longer than {longest} s")
-    if not kept:
-        raise ValueError(f"{manifest} has no utterance to use ({len(rejected)} rejected)")
-    return kept
-
-
 @dataclass
 class Run:
     """Everything that the loop works with."""
@@ -116,7 +105,7 @@ class Run:
     average: Average
     dataset: SpeechDataset
     sampler: BucketSampler
-    dev: list[Utterance]
+    dev: Corpus
     steps: int
     saved: Callable[[Path], None]
 
@@ -126,12 +115,12 @@ class Run:
     ) -> "Run":
         """Read the data and build the network."""
         # Speed 0.9 makes an utterance longer; the network's positions are its limit.
-        slowest = min(config.augmentation.speeds)
-        longest = config.batches.longest_seconds
-        train = [u for m in config.train for u in usable(m, longest * slowest, processes.first)]
-        dev = usable(config.dev, longest, processes.first)
+        speeds, longest = config.augmentation.speeds, config.batches.longest_seconds
+        train = [Corpus.read(m, longest, speeds, processes.first) for m in config.train]
+        dev = Corpus.read(config.dev, longest, (1.0,), processes.first)
+        utterances = [u for corpus in train for u in corpus.utterances]
         checkpoint = load_checkpoint(config.init)
-        _check_lengths(config, checkpoint, train)
+        _check_lengths(config, checkpoint, utterances)
         network = checkpoint.network.to(processes.device)
         # What no loss reaches has no gradient, for which several processes would wait in vain.
         losses = config.losses
@@ -148,7 +137,7 @@ class Run:
             if processes.autocast(config.precision):
                 teacher.network.to(torch.bfloat16)
         sampler = BucketSampler(
-            [u.duration / slowest for u in train],
+            [u.duration / min(fitting_speeds(u.duration, speeds, longest)) for u in utterances],
             config.batches.padded_seconds,
             config.seed,
             processes.rank,
@@ -168,7 +157,7 @@ class Run:
             ),
             optimizer=optimizer,
             average=Average(network, config.optimizer.ema_decay),
-            dataset=SpeechDataset(train, config.augmentation, config.seed),
+            dataset=SpeechDataset(utterances, config.augmentation, config.seed, longest),
             sampler=sampler,
             dev=dev,
             steps=sum(math.ceil(n / config.batches.accumulate) for n in batches),
@@ -405,7 +394,7 @@ def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
     judged = copy.copy(run.checkpoint)
     judged.network = copy.deepcopy(run.loss.network).eval()
     judged.network.load_state_dict(run.average.weights)
-    figures = validate(judged, run.dev, run.processes.autocast_context(config.precision))
+    figures = validate(judged, run.dev.utterances, run.processes.autocast_context(config.precision))
     monitor.log(progress.step, "dev", {**figures, "epoch": progress.epoch})
     print(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
     folders = ["last"]
