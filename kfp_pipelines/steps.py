@@ -283,7 +283,6 @@ def train(
         processes=nodes * gpus_per_node if nodes > 1 else max(1, gpus()),
         commit=commit(),
     )
-    # The state names its files: every attempt needs the same place.
     work = scratch() / "steno-training" / task.name
     work.mkdir(parents=True, exist_ok=True)
     try:

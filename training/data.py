@@ -4,7 +4,10 @@ Every random choice is drawn from (seed, epoch, utterance), so that a run which 
 sees the same batches as one that was not, whatever the number of worker processes.
 """
 
+import hashlib
+import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +117,15 @@ class Corpus:
         if not kept:
             raise ValueError(f"{manifest} has no utterance to use ({len(rejected)} rejected)")
         return cls(manifest, kept)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is learnt from it, wherever it lies with its recordings."""
+        folder = os.path.abspath(self.manifest.parent)
+        digest = hashlib.sha256()
+        for u in self.utterances:
+            place = os.path.relpath(u.audio_filepath, folder)
+            digest.update(json.dumps([place, u.duration, u.text, u.written]).encode())
+        return digest.hexdigest()
 
 
 class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):

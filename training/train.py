@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,7 +27,14 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from model.audio import SAMPLE_RATE
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from model.features import ENCODER_FRAMES_PER_SECOND
 from training.arguments import parse_config
 from training.config import Optimizer, TrainConfig
@@ -45,6 +53,10 @@ from training.processes import Processes
 from training.state import Average, Progress, load_state, save_state
 from training.termination import Termination
 from training.validation import validate
+
+# Where a run finds its files and leaves what it makes, and whether it goes on: what may change when
+# it is resumed, and says nothing to a reader of its card.
+PLACES = {"train", "dev", "init", "output", "teacher", "push_gateway", "resume"}
 
 
 def learning_rate_scale(config: Optimizer, name: str) -> float:
@@ -93,6 +105,15 @@ def learning_rate(config: Optimizer, step: int, steps: int) -> float:
     return config.learning_rate * share
 
 
+def checkpoint_fingerprint(folder: Path) -> str:
+    """SHA-256 of what a checkpoint computes with."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, TOKENIZER, WEIGHTS):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 @dataclass
 class Run:
     """Everything that the loop works with."""
@@ -105,6 +126,7 @@ class Run:
     average: Average
     dataset: SpeechDataset
     sampler: BucketSampler
+    train: list[Corpus]
     dev: Corpus
     steps: int
     saved: Callable[[Path], None]
@@ -159,30 +181,31 @@ class Run:
             average=Average(network, config.optimizer.ema_decay),
             dataset=SpeechDataset(utterances, config.augmentation, config.seed, longest),
             sampler=sampler,
+            train=train,
             dev=dev,
             steps=sum(math.ceil(n / config.batches.accumulate) for n in batches),
             saved=saved,
         )
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """What a resumed run must share with the one that it goes on with."""
-        config = self.config.model_dump(
-            mode="json",
-            exclude={
-                "resume": True,
-                "output": True,
-                "push_gateway": True,
-                "save_every": True,
-                "batches": {"workers"},
-            },
+        """What a resumed run must share with the one that it goes on with.
+
+        Files count by what they hold: a run goes on where they lie elsewhere.
+        """
+        config = self.config
+        free = dict.fromkeys((*PLACES, "save_every"), True)
+        settings = config.model_dump(mode="json", exclude={**free, "batches": {"workers"}})
+        return json.dumps(
+            {
+                "config": settings,
+                "processes": self.processes.world,
+                "train": [corpus.fingerprint() for corpus in self.train],
+                "dev": self.dev.fingerprint(),
+                "init": checkpoint_fingerprint(config.init),
+                "teacher": config.teacher and checkpoint_fingerprint(config.teacher),
+            }
         )
-        data = hashlib.sha256()
-        for u in self.dataset.utterances:
-            line = (str(u.audio_filepath), u.duration, u.text, u.written)
-            data.update(json.dumps(line).encode())
-        world = self.processes.world
-        return json.dumps({"config": config, "processes": world, "data": data.hexdigest()})
 
 
 def _check_teacher(config: TrainConfig, checkpoint: Checkpoint, teacher: Teacher) -> None:
@@ -420,8 +443,7 @@ def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
 
 def model_card(config: TrainConfig, provenance: dict[str, object]) -> str:
     """Markdown that tells how the weights were made."""
-    paths = {"train", "dev", "init", "output", "teacher", "push_gateway", "resume"}
-    recipe = yaml.safe_dump(config.model_dump(mode="json", exclude=paths), sort_keys=False)
+    recipe = yaml.safe_dump(config.model_dump(mode="json", exclude=PLACES), sort_keys=False)
     return (
         "# Steno checkpoint\n\n"
         f"Trained from `{config.init.name}` by `python -m training.train`.\n\n"

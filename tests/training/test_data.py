@@ -101,6 +101,20 @@ def test_what_fits_at_no_speed_is_left_out_and_told(utterances, tmp_path, capsys
         Corpus.read(tmp_path / "all.jsonl", 1.0, (1.0,), say=False)
 
 
+def test_a_corpus_is_known_by_what_it_holds_and_not_by_its_place(utterances, tmp_path):
+    def fingerprint(folder, **change):
+        moved = [replace(u, audio_filepath=folder / u.audio_filepath.name) for u in utterances]
+        moved[0] = replace(moved[0], **change)
+        return Corpus(folder / "train.jsonl", moved).fingerprint()
+
+    known = fingerprint(tmp_path / "a")
+    assert fingerprint(tmp_path / "elsewhere" / "b") == known
+    changes = [{"text": "else"}, {"written": "Else"}, {"duration": 9.0}]
+    changes.append({"audio_filepath": tmp_path / "a" / "other.wav"})
+    others = {fingerprint(tmp_path / "a", **change) for change in changes}
+    assert len(others | {known}) == 5
+
+
 @pytest.mark.parametrize("ratio", [0.0, 10.0, 30.0])
 def test_noise_has_the_ratio_that_was_asked_for(utterances, ratio):
     augment = Augmentation(

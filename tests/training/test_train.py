@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file
@@ -23,9 +26,16 @@ from training.losses import JointLoss, Teacher
 from training.manifest import read_manifest
 from training.train import build_optimizer, learning_rate, train
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "manifest.jsonl"
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures" / "manifest.jsonl"
 # One thread adds up in one order: two runs can be equal to the bit.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONPATH": str(ROOT),
+}
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +116,89 @@ def test_several_processes_train_together(start, dev, tmp_path, more):
     output = tmp_path / "run"
     if more:
         more = [*more, "--optimizer.scales", "{}"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run(
-        [sys.executable, *launch, *command(start, dev, output, *more)], check=True, env=ENVIRONMENT
+        [sys.executable, *TWO_PROCESSES, *command(start, dev, output, *more)],
+        check=True,
+        env=ENVIRONMENT,
     )
     assert len(logged(output, "dev")) == 3
     first, *_, last = (line["loss_total"] for line in logged(output))
     assert last < first
     load_checkpoint(output / "best")
+
+
+@pytest.fixture
+def quick(start, tmp_path) -> TrainConfig:
+    """Two epochs of three utterances of noise, a batch each, without anything that is drawn."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    lines = []
+    for number, text in enumerate(("some words", "said", "in noise")):
+        seconds = 1.0 + number / 10
+        noise = np.random.default_rng(number).uniform(-0.1, 0.1, int(seconds * 16_000))
+        soundfile.write(folder / f"{number}.wav", noise, 16_000)
+        line = {"audio_filepath": f"{number}.wav", "duration": seconds, "text": text}
+        lines.append(json.dumps(line) + "\n")
+    (folder / "train.jsonl").write_text("".join(lines))
+    (folder / "dev.jsonl").write_text(lines[0])
+    shutil.copytree(start, tmp_path / "init")
+    return TrainConfig(
+        train=[folder / "train.jsonl"],
+        dev=folder / "dev.jsonl",
+        init=tmp_path / "init",
+        output=tmp_path / "run",
+        epochs=2,
+        save_every=1000,
+        precision="float32",
+        batches={"workers": 0, "padded_seconds": 1.2},
+        optimizer={"learning_rate": 1e-3, "scales": {}, "warmup_steps": 0},
+        augmentation={
+            "speeds": (1.0,),
+            "noise_probability": 0,
+            "silence_probability": 0,
+            "time_masks": 0,
+            "frequency_masks": 0,
+        },
+    )
+
+
+def changed(config: TrainConfig, **values: object) -> TrainConfig:
+    return TrainConfig(**{**config.model_dump(), **values})
+
+
+def test_a_run_goes_on_where_its_files_lie_elsewhere(quick, tmp_path):
+    train(quick)
+    there = tmp_path / "another" / "machine"
+    there.mkdir(parents=True)
+    for name in ("corpus", "init", "run"):
+        (tmp_path / name).rename(there / name)
+    (there / "corpus").rename(there / "data")
+    train(
+        changed(
+            quick,
+            train=[there / "data" / "train.jsonl"],
+            dev=there / "data" / "dev.jsonl",
+            init=there / "init",
+            output=there / "run",
+            resume=True,
+        )
+    )
+    assert len(logged(there / "run", "dev")) == 2  # it was done
+
+
+@pytest.mark.parametrize("what", ["a text of dev", "the start's weights", "the teacher"])
+def test_a_run_with_other_contents_under_the_same_names_is_not_resumed(quick, tmp_path, what):
+    teacher = shutil.copytree(quick.init, tmp_path / "teacher")
+    taught = changed(quick, epochs=1, teacher=teacher, losses={"matching": 1.0})
+    train(taught)
+    other = make_random_checkpoint(tmp_path / "other", seed=1)
+    if what == "a text of dev":
+        quick.dev.write_text(quick.dev.read_text().replace("some", "other"))
+    else:
+        changes = quick.init if what == "the start's weights" else teacher
+        shutil.copyfile(other / "model.safetensors", changes / "model.safetensors")
+    with pytest.raises(ValueError, match="other data, another start"):
+        train(changed(taught, resume=True))
 
 
 def batch_of(checkpoint, n=2, augment=None):
