@@ -39,7 +39,7 @@ class Progress:
 
     Attributes:
         epoch: the one that is going on, from 0.
-        batch: batches of it that are done.
+        batch: batches of it that are done; when all are, it remains to be judged on dev.
         step: steps of the optimizer in all.
         best: lowest WER on dev so far; None before the first evaluation.
     """

@@ -252,7 +252,8 @@ def _check_lengths(
 def train(config: TrainConfig, saved: Callable[[Path], None] = lambda folder: None) -> Path:
     """Train as told.
 
-    At SIGTERM the first process saves its state after the step that it is in, and ends.
+    At SIGTERM the first process saves its state after the step that it is in, and ends; while it
+    judges, before the next batch of dev, since the state is saved already.
 
     Args:
         saved: called in the first process with the run's folder whenever the state in it is new,
@@ -289,7 +290,13 @@ def train(config: TrainConfig, saved: Callable[[Path], None] = lambda folder: No
             config.output.mkdir(parents=True, exist_ok=True)
             told = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             (config.output / "config.yaml").write_text(told)
-        opened = Monitor.open(config.output, config.push_gateway, processes.first, progress.step)
+        opened = Monitor.open(
+            config.output,
+            config.push_gateway,
+            processes.first,
+            progress.step,
+            judged=progress.batch == 0,
+        )
         with opened as monitor:
             loop(run, progress, monitor, termination)
     return config.output / "best"
@@ -354,17 +361,23 @@ def loop(run: Run, progress: Progress, monitor: Monitor, termination: Terminatio
             # The others go on until the first has left, so that none waits for one that is gone.
             leaving = termination.asked and processes.first
             if processes.first and (leaving or progress.step % config.save_every == 0):
-                save_state(config.output, progress, *_state(run))
-                run.saved(config.output)
+                keep(run, progress)
             if leaving:
                 termination.leave(f"at step {progress.step}; the state is saved")
             started, audio = time.perf_counter(), 0.0
+        if processes.first:
+            keep(run, progress)  # judging takes long, and a run may be killed meanwhile
+            judge(run, progress, monitor, termination)
         progress.epoch, progress.batch = progress.epoch + 1, 0
         if processes.first:
-            judge(run, progress, monitor)
-            save_state(config.output, progress, *_state(run))
-            run.saved(config.output)
+            keep(run, progress)
         processes.wait()
+
+
+def keep(run: Run, progress: Progress) -> None:
+    """Save the state, and have it brought elsewhere."""
+    save_state(run.config.output, progress, *_state(run))
+    run.saved(run.config.output)
 
 
 def _state(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Average, str]:
@@ -411,15 +424,22 @@ def step(run: Run, progress: Progress) -> tuple[float, float]:
     return float(norm), rate
 
 
-def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
+def judge(run: Run, progress: Progress, monitor: Monitor, termination: Termination) -> None:
     """Measure the averaged weights on dev and keep them, as `last` and perhaps as `best`."""
     config = run.config
+    epoch = progress.epoch + 1
+
+    def leave_if_asked() -> None:
+        if termination.asked:
+            termination.leave(f"as epoch {epoch} was judged; the state is saved")
+
     judged = copy.copy(run.checkpoint)
     judged.network = copy.deepcopy(run.loss.network).eval()
     judged.network.load_state_dict(run.average.weights)
-    figures = validate(judged, run.dev.utterances, run.processes.autocast_context(config.precision))
-    monitor.log(progress.step, "dev", {**figures, "epoch": progress.epoch})
-    print(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+    precision = run.processes.autocast_context(config.precision)
+    figures = validate(judged, run.dev.utterances, precision, leave_if_asked)
+    monitor.log(progress.step, "dev", {**figures, "epoch": epoch})
+    print(f"epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
     folders = ["last"]
     modes = ("accurate", "fast") if config.select == "mean" else (config.select,)
     wer = sum(figures[f"wer_{mode}"] for mode in modes) / len(modes)

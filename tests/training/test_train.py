@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from model.checkpoint import load_checkpoint
 from tests.random_checkpoint import make_random_checkpoint
+from training import train as module
 from training.config import Optimizer, TrainConfig
 from training.data import SpeechDataset, collate
 from training.losses import JointLoss, Teacher
@@ -164,6 +165,47 @@ def quick(start, tmp_path) -> TrainConfig:
 
 def changed(config: TrainConfig, **values: object) -> TrainConfig:
     return TrainConfig(**{**config.model_dump(), **values})
+
+
+@pytest.mark.parametrize("place", ["validate", "save_checkpoint"])
+def test_a_run_that_is_killed_as_it_judges_repeats_no_step(quick, tmp_path, monkeypatch, place):
+    """With `save_checkpoint`, the figures are in the log already, and must not stand there twice."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    whole = changed(quick, output=tmp_path / "whole")
+    train(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, place, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(quick)
+    progress = torch.load(quick.output / "state.pt", weights_only=True)["progress"]
+    assert (progress["epoch"], progress["batch"], progress["step"]) == (0, 3, 3)
+    train(changed(quick, resume=True))
+    for kind in ("train", "dev"):
+        lines = [logged(folder, kind) for folder in (whole.output, quick.output)]
+        steps = [[line["step"] for line in found] for found in lines]
+        assert steps[0] == steps[1]
+    one, two = (load_file(c.output / "last" / "model.safetensors") for c in (whole, quick))
+    torch.testing.assert_close(one, two)
+
+
+def test_sigterm_ends_a_run_that_judges(quick, monkeypatch):
+    validate = module.validate
+
+    def asked(*arguments: object) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "validate", asked)
+        with pytest.raises(SystemExit) as ended:
+            train(quick)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert logged(quick.output, "dev") == []
+    progress = torch.load(quick.output / "state.pt", weights_only=True)["progress"]
+    assert (progress["epoch"], progress["batch"]) == (0, 3)
 
 
 def test_a_run_goes_on_where_its_files_lie_elsewhere(quick, tmp_path):
