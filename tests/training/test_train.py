@@ -117,15 +117,67 @@ def test_several_processes_train_together(start, dev, tmp_path, more):
     output = tmp_path / "run"
     if more:
         more = [*more, "--optimizer.scales", "{}"]
+    script = tmp_path / "each.py"  # a training whose processes tell the weights that they end with
+    script.write_text(EACH_PROCESS)
+    _, _, *words = command(start, dev, output, *more)
     subprocess.run(
-        [sys.executable, *TWO_PROCESSES, *command(start, dev, output, *more)],
-        check=True,
-        env=ENVIRONMENT,
+        [sys.executable, *TWO_PROCESSES, str(script), *words], check=True, env=ENVIRONMENT
     )
     assert len(logged(output, "dev")) == 3
     first, *_, last = (line["loss_total"] for line in logged(output))
     assert last < first
     load_checkpoint(output / "best")
+    one, two = (torch.load(output / f"process{n}.pt", weights_only=True) for n in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    before = load_checkpoint(start).network.state_dict()
+    assert any(not torch.equal(before[name], one[name]) for name in one)
+
+
+EACH_PROCESS = """
+import sys
+
+import torch
+
+from training import train as module
+
+loop = module.loop
+
+def told(run, *rest):
+    loop(run, *rest)
+    place = run.config.output / f"process{run.processes.rank}.pt"
+    torch.save(run.loss.network.state_dict(), place)
+
+module.loop = told
+sys.exit(module.main())
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_that_were_stopped_resume_to_the_same_weights(start, dev, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    more = ("--epochs", "5", "--save_every", "1000")
+    launch = [sys.executable, *TWO_PROCESSES]
+    subprocess.run([*launch, *command(start, dev, whole, *more)], check=True, env=ENVIRONMENT)
+    process = subprocess.Popen([*launch, *command(start, dev, stopped, *more)], env=ENVIRONMENT)
+    try:
+        deadline = time.monotonic() + 300
+        while len(logged(stopped)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it could be stopped"
+        process.send_signal(signal.SIGTERM)  # torchrun hands it on, and ends the others
+        assert process.wait(120) != 0
+    finally:
+        process.kill()
+        process.wait()
+    assert 3 <= len(logged(stopped)) < len(logged(whole))
+    progress = torch.load(stopped / "state.pt", weights_only=True)["progress"]
+    assert progress["step"] == len(logged(stopped))  # not a step is lost
+    resumed = [*command(start, dev, stopped, *more), "--resume", "true"]
+    subprocess.run([*launch, *resumed], check=True, env=ENVIRONMENT)
+    one, two = (load_file(folder / "last" / "model.safetensors") for folder in (whole, stopped))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    steps = [[line["step"] for line in logged(folder)] for folder in (whole, stopped)]
+    assert steps[0] == steps[1]
 
 
 @pytest.fixture
@@ -165,6 +217,34 @@ def quick(start, tmp_path) -> TrainConfig:
 
 def changed(config: TrainConfig, **values: object) -> TrainConfig:
     return TrainConfig(**{**config.model_dump(), **values})
+
+
+def test_accumulated_batches_are_a_step_of_their_mean(quick, tmp_path, monkeypatch):
+    """Three batches, two for a step: the last step of an epoch is of one."""
+
+    def gradients(accumulate: int) -> list[dict[str, torch.Tensor]]:
+        found = []
+        step = module.step
+
+        def watched(run, progress):
+            parameters = run.loss.network.named_parameters()
+            found.append({name: p.grad.clone() for name, p in parameters if p.grad is not None})
+            return step(run, progress)
+
+        still = {"learning_rate": 1e-30, "scales": {}}  # each gradient is that of the start
+        batches = {"workers": 0, "padded_seconds": 1.2, "accumulate": accumulate}
+        output = tmp_path / f"run of {accumulate}"
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "step", watched)
+            train(changed(quick, output=output, epochs=1, batches=batches, optimizer=still))
+        return found
+
+    first, second, third = gradients(1)
+    together, alone = gradients(2)
+    for name in first:
+        mean = (first[name] + second[name]) / 2
+        torch.testing.assert_close(together[name], mean, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(alone[name], third[name], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("place", ["validate", "save_checkpoint"])
