@@ -158,7 +158,10 @@ def gate(
     evaluation: Input[Artifact],
     production: str,
     min_improvement: float,
+    confidence: float,
     max_group_loss: float,
+    max_fast_loss: float,
+    max_written_form_loss: float,
     max_slowdown: float,
     highest_wer: float,
     run: str,
@@ -171,7 +174,10 @@ def gate(
 
     settings = {
         "min_improvement": min_improvement,
+        "confidence": confidence,
         "max_group_loss": max_group_loss,
+        "max_fast_loss": max_fast_loss,
+        "max_written_form_loss": max_written_form_loss,
         "max_slowdown": max_slowdown,
         "highest_wer": highest_wer,
     }

@@ -92,7 +92,10 @@ def retraining(
     train_gpus_per_node: int = 8,
     train_node_selector: dict = {},  # noqa: B006
     gate_min_improvement: float = 0.002,
+    gate_confidence: float = 0.95,
     gate_max_group_loss: float = 0.02,
+    gate_max_fast_loss: float = 0.01,
+    gate_max_written_form_loss: float = 0.1,
     gate_max_slowdown: float = 0.15,
     gate_highest_wer: float = 0.5,
     evaluate_gpus: int = 1,
@@ -137,8 +140,12 @@ def retraining(
             {"cloud.google.com/gke-accelerator": "nvidia-l4"}.
         gate_min_improvement: By how much the WER must be lower, as a share of the words: 0.002
             is 0.2 points. It must also be beyond chance.
+        gate_confidence: How sure it must be that a difference is no chance.
         gate_max_group_loss: By how much the WER of a speaker group may be higher, if that is no
             chance.
+        gate_max_fast_loss: By how much the WER of mode=fast may be higher, if that is no chance.
+        gate_max_written_form_loss: Share of production's capitals, final marks and punctuation that
+            may be lost, each for itself. 1 allows anything.
         gate_max_slowdown: Share of the speed that may be lost.
         gate_highest_wer: WER that a first version may have, with none in production.
         evaluate_gpus: GPUs of the pod that compares; 0 compares on CPUs.
@@ -207,7 +214,10 @@ def retraining(
             evaluation=compared.outputs["evaluation"],
             production=models.outputs["production"],
             min_improvement=gate_min_improvement,
+            confidence=gate_confidence,
             max_group_loss=gate_max_group_loss,
+            max_fast_loss=gate_max_fast_loss,
+            max_written_form_loss=gate_max_written_form_loss,
             max_slowdown=gate_max_slowdown,
             highest_wer=gate_highest_wer,
             run=run,

@@ -39,7 +39,7 @@ from training.confidence import ConfidenceConfig, ConfidenceError
 from training.confidence import run as calibrate
 from training.corpus_statistics import SplitName
 from training.curve import draw_curve
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluate import EvaluateConfig, evaluate_in_turns
 from training.gate import HYPOTHESES, METRICS, Decision, GateConfig, decide
 from training.manifest import read_json_lines, read_manifest
 from training.package import ARCHIVE_NAME, build_package
@@ -283,7 +283,6 @@ def train(
         processes=nodes * gpus_per_node if nodes > 1 else max(1, gpus()),
         commit=commit(),
     )
-    # The state names its files: every attempt needs the same place.
     work = scratch() / "steno-training" / task.name
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -341,7 +340,7 @@ def curve_page(log: Path) -> str:
 def evaluate_both(
     store: str, prepared: Path, candidate: Path, production: str, output: Path
 ) -> dict[str, float]:
-    """Measure the candidate and what is in production on the same recordings, in the same place.
+    """Measure the candidate and what is in production on the same recordings, side by side.
 
     `output` gets `candidate/`, `production/` (if there is one) and `probe/`.
 
@@ -358,11 +357,14 @@ def evaluate_both(
                 ModelStore.open(config), production, work / "production"
             )
         figures: dict[str, float] = {}
-        for name, checkpoint in models.items():
-            measured = evaluate(
-                EvaluateConfig(checkpoint=checkpoint, manifest=manifest, output=output / name),
-                command="the step `evaluate` of the pipeline",
-            )
+        evaluations = evaluate_in_turns(
+            [
+                EvaluateConfig(checkpoint=checkpoint, manifest=manifest, output=output / name)
+                for name, checkpoint in models.items()
+            ],
+            command="the step `evaluate` of the pipeline",
+        )
+        for name, measured in zip(models, evaluations, strict=True):
             print(f"{name}\n{measured.table()}", flush=True)
             for system in measured.systems:
                 scores = system.scores

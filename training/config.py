@@ -44,8 +44,8 @@ class Batches(_Config):
     padded_seconds: PositiveFloat = 60.0
     """Most audio in a batch of one process, padding included."""
     longest_seconds: PositiveFloat = 29.0
-    """Utterances beyond it, at the slowest of `augmentation.speeds`, are left out and counted. The
-    network's own limit is 30 s less the tail."""
+    """Most audio of an utterance. Only those of `augmentation.speeds` are drawn at which it fits; if
+    there is none, it is left out and counted. The network's own limit is 30 s less the tail."""
     accumulate: PositiveInt = 1
     """Batches for one step of the optimizer."""
     workers: int = Field(default=1, ge=0)

@@ -4,8 +4,13 @@ Every random choice is drawn from (seed, epoch, utterance), so that a run which 
 sees the same batches as one that was not, whatever the number of worker processes.
 """
 
+import hashlib
+import json
+import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from model.audio import SAMPLE_RATE, AudioError, load_audio
 from model.tokenizer import Characters, Tokenizer
 from training.config import Augmentation, Batches
-from training.manifest import Utterance
+from training.manifest import Utterance, read_manifest
 
 # Label that the cross-entropy skips.
 IGNORE = -100
@@ -78,13 +83,72 @@ def load_utterance(utterance: Utterance) -> Tensor:
         raise ValueError(f"{utterance.audio_filepath}: {error}") from error
 
 
-class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
-    """Augmented audio, spoken and written text of an utterance in an epoch."""
+def fitting_speeds(duration: float, speeds: Sequence[float], longest: float) -> tuple[float, ...]:
+    """The speeds at which an utterance of `duration` lasts no longer than `longest` seconds."""
+    return tuple(speed for speed in speeds if duration / speed <= longest)
 
-    def __init__(self, utterances: Sequence[Utterance], augment: Augmentation, seed: int) -> None:
+
+@dataclass(frozen=True)
+class Corpus:
+    """The utterances of a manifest that are used."""
+
+    manifest: Path
+    utterances: list[Utterance]
+
+    @classmethod
+    def read(cls, manifest: Path, longest: float, speeds: Sequence[float], say: bool) -> "Corpus":
+        """Read a manifest; what is rejected, or too long at each of the speeds, is told.
+
+        Raises:
+            ValueError: nothing is left.
+        """
+        utterances, rejected = read_manifest(manifest)
+        kept = [u for u in utterances if fitting_speeds(u.duration, speeds, longest)]
+        if say:
+            for line in rejected:
+                print(f"{line.manifest}:{line.line}: left out: {line.reason}")
+            if len(kept) < len(utterances):
+                limit = longest * max(speeds)
+                hours = sum(u.duration for u in utterances if u.duration > limit) / 3600
+                print(
+                    f"{manifest}: {len(utterances) - len(kept)} left out ({hours:.2f} h): "
+                    f"longer than {limit:.4g} s"
+                )
+        if not kept:
+            raise ValueError(f"{manifest} has no utterance to use ({len(rejected)} rejected)")
+        return cls(manifest, kept)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is learnt from it, wherever it lies with its recordings."""
+        folder = os.path.abspath(self.manifest.parent)
+        digest = hashlib.sha256()
+        for u in self.utterances:
+            place = os.path.relpath(u.audio_filepath, folder)
+            digest.update(json.dumps([place, u.duration, u.text, u.written]).encode())
+        return digest.hexdigest()
+
+
+class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
+    """Augmented audio, spoken and written text of an utterance in an epoch.
+
+    Args:
+        utterances: each fits into `longest` at one of the speeds at least.
+        augment: what is drawn.
+        seed: of the drawing.
+        longest: seconds that no change of speed may exceed.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        augment: Augmentation,
+        seed: int,
+        longest: float = math.inf,
+    ) -> None:
         self.utterances = utterances
         self.augment = augment
         self.seed = seed
+        self.longest = longest
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, str, str]:  # type: ignore[override]
         """Return (clean, noisy, spoken, written) of (epoch, index)."""
@@ -102,8 +166,10 @@ class SpeechDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
         return clean, noisy, utterance.text, utterance.written or utterance.text
 
     def _load(self, index: int, rng: np.random.Generator) -> Tensor:
-        waveform = load_utterance(self.utterances[index])
-        speed = float(rng.choice(self.augment.speeds))
+        utterance = self.utterances[index]
+        waveform = load_utterance(utterance)
+        speeds = fitting_speeds(utterance.duration, self.augment.speeds, self.longest)
+        speed = float(rng.choice(speeds))
         if speed != 1.0:
             waveform, _ = torchaudio.functional.speed(waveform, SAMPLE_RATE, speed)
         return waveform

@@ -45,6 +45,8 @@ from training.scoring import Pair, ScoringError, score
 _CHUNK_SECONDS = 600.0
 
 Transcriber = Callable[[Sequence[Tensor]], list[str]]
+# The checkpoint's place among those that are compared, and the mode or "baseline".
+_System = tuple[int, str]
 
 
 class EvaluationError(ValueError):
@@ -102,10 +104,71 @@ def evaluate(config: EvaluateConfig, *, command: str, progress: bool = False) ->
         ScoringError: no reference has a word.
         OSError: the manifest cannot be read or the output not written.
     """
+    (evaluation,) = evaluate_in_turns([config], command=command, progress=progress)
+    return evaluation
+
+
+def evaluate_in_turns(
+    configs: Sequence[EvaluateConfig], *, command: str, progress: bool = False
+) -> list[Evaluation]:
+    """Evaluate checkpoints side by side, so that their speeds can be compared.
+
+    Each stretch of audio goes through all of them before the next one, in turned order: none has
+    the cold start or the busy minutes of a machine to itself. All are in memory at once.
+
+    Args:
+        configs: alike in all but checkpoint and output.
+        command, progress: as of `evaluate`, which tells what is raised too.
+    """
+    config = configs[0]
+    for other in configs:
+        own = {"checkpoint": config.checkpoint, "output": config.output}
+        if other.model_copy(update=own) != config:
+            raise ValueError(f"{other} differs from {config} in more than checkpoint and output")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    recognizers = [_recognizer(entry) for entry in configs]
+    utterances, rejected = read_manifest(config.manifest)
+    folder = os.path.dirname(os.path.abspath(config.manifest))
+    clips = [
+        _Clip(Path(os.path.relpath(utterance.audio_filepath, folder)).as_posix(), utterance)
+        for utterance in utterances
+    ]
+    unused = [Unused(f"line {line.line}", line.reason) for line in rejected]
+    systems: dict[_System, Transcriber] = {
+        (place, mode): _transcriber(recognizer, mode)
+        for mode in config.mode
+        for place, recognizer in enumerate(recognizers)
+    }
+    if config.baseline is not None:
+        longest = max(clips, key=lambda clip: clip.utterance.duration, default=None)
+        if longest is not None and longest.utterance.duration > SECONDS:
+            raise EvaluationError(
+                f"{longest.id} lasts {longest.utterance.duration:.1f} s, and a baseline hears"
+                f" {SECONDS} s of a clip; leave longer ones out, or --baseline"
+            )
+        for place, recognizer in enumerate(recognizers):
+            systems[place, "baseline"] = _baseline(config.baseline, recognizer)
+    measured = _transcribe(clips, systems, progress, compared=len(configs) > 1)
+    unused += measured.unused
+    if not measured.seconds:
+        raise EvaluationError(
+            f"no recording of {config.manifest} can be used: "
+            + "; ".join(f"{entry.what}: {entry.reason}" for entry in unused[:5])
+        )
+    used = [clip for clip in clips if clip.id in measured.seconds]
+    evaluations = [
+        _evaluation(entry, place, recognizer, command, used, unused, measured)
+        for place, (entry, recognizer) in enumerate(zip(configs, recognizers, strict=True))
+    ]
+    for entry, evaluation in zip(configs, evaluations, strict=True):
+        _write(evaluation, entry.output)
+    return evaluations
+
+
+def _recognizer(config: EvaluateConfig) -> Recognizer:
     try:
-        recognizer = Recognizer.load(
+        return Recognizer.load(
             config.checkpoint,
             device=config.device,
             dtype=config.dtype,
@@ -114,32 +177,20 @@ def evaluate(config: EvaluateConfig, *, command: str, progress: bool = False) ->
         )
     except ValueError as error:  # a wrong checkpoint, n-gram, device, dtype or batch
         raise EvaluationError(str(error)) from error
-    utterances, rejected = read_manifest(config.manifest)
-    folder = os.path.dirname(os.path.abspath(config.manifest))
-    clips = [
-        _Clip(Path(os.path.relpath(utterance.audio_filepath, folder)).as_posix(), utterance)
-        for utterance in utterances
-    ]
-    unused = [Unused(f"line {line.line}", line.reason) for line in rejected]
-    systems: dict[str, Transcriber] = {m: _transcriber(recognizer, m) for m in config.mode}
-    if config.baseline is not None:
-        longest = max(clips, key=lambda clip: clip.utterance.duration, default=None)
-        if longest is not None and longest.utterance.duration > SECONDS:
-            raise EvaluationError(
-                f"{longest.id} lasts {longest.utterance.duration:.1f} s, and a baseline hears"
-                f" {SECONDS} s of a clip; leave longer ones out, or --baseline"
-            )
-        systems["baseline"] = _baseline(config.baseline, recognizer)
-    measured = _transcribe(clips, systems, progress)
-    unused += measured.unused
-    if not measured.seconds:
-        raise EvaluationError(
-            f"no recording of {config.manifest} can be used: "
-            + "; ".join(f"{entry.what}: {entry.reason}" for entry in unused[:5])
-        )
-    used = [clip for clip in clips if clip.id in measured.seconds]
+
+
+def _evaluation(
+    config: EvaluateConfig,
+    place: int,
+    recognizer: Recognizer,
+    command: str,
+    used: Sequence[_Clip],
+    unused: Sequence[Unused],
+    measured: "_Measured",
+) -> Evaluation:
+    """What was measured of one of the checkpoints, scored."""
     audio_seconds = sum(measured.seconds.values())
-    evaluation = Evaluation(
+    return Evaluation(
         conditions=Conditions(
             command=command,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -173,19 +224,22 @@ def evaluate(config: EvaluateConfig, *, command: str, progress: bool = False) ->
                     ],
                     seed=config.seed,
                 ),
-                speed=Speed(audio_seconds, measured.wall_seconds[name]),
+                speed=Speed(audio_seconds, measured.wall_seconds[place, name]),
                 written_form=WrittenForm.of(list(texts.values())),
             )
-            for name, texts in measured.texts.items()
+            for (owner, name), texts in measured.texts.items()
+            if owner == place
         ),
     )
-    config.output.mkdir(parents=True, exist_ok=True)
+
+
+def _write(evaluation: Evaluation, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
     metrics = json.dumps(evaluation.metrics(), indent=2, ensure_ascii=False)
-    write_text(config.output / "metrics.json", metrics + "\n")
+    write_text(output / "metrics.json", metrics + "\n")
     lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in evaluation.hypotheses())
-    write_text(config.output / "hypotheses.jsonl", "".join(lines))
-    write_text(config.output / "report.html", render_report(evaluation))
-    return evaluation
+    write_text(output / "hypotheses.jsonl", "".join(lines))
+    write_text(output / "report.html", render_report(evaluation))
 
 
 def _transcriber(recognizer: Recognizer, mode: Mode) -> Transcriber:
@@ -206,21 +260,25 @@ def _baseline(folder: Path, recognizer: Recognizer) -> Transcriber:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What came out of the systems; the keys are clips' ids, and the systems' names."""
+    """What came out of the systems; the other keys are clips' ids."""
 
     seconds: dict[str, float]
     sha256: dict[str, str]
-    texts: dict[str, dict[str, str]]
-    wall_seconds: dict[str, float]
+    texts: dict[_System, dict[str, str]]
+    wall_seconds: dict[_System, float]
     unused: list[Unused]
 
 
 def _transcribe(
-    clips: Sequence[_Clip], systems: Mapping[str, Transcriber], progress: bool
+    clips: Sequence[_Clip], systems: Mapping[_System, Transcriber], progress: bool, compared: bool
 ) -> _Measured:
-    """Send every clip through every system, and time the systems alone."""
+    """Send every clip through every system, and time the systems alone.
+
+    Args:
+        compared: no system's time may hold what another's does not.
+    """
     measured = _Measured({}, {}, {name: {} for name in systems}, dict.fromkeys(systems, 0.0), [])
-    warm: set[str] = set()
+    order: list[_System] = []
     bar = tqdm(total=len(clips), unit="clip", disable=not progress, leave=False)
     with bar:
         for chunk in _chunks(clips):
@@ -236,12 +294,14 @@ def _transcribe(
                 measured.sha256[clip.id] = hashlib.sha256(content).hexdigest()
             if waveforms:
                 samples = list(waveforms.values())
-                for name, transcribe in systems.items():
-                    if name not in warm:  # a first pass sets up threads and kernels
-                        transcribe(samples[-1:])
-                        warm.add(name)
+                if not order:
+                    # A first pass sets up threads and kernels, and memory for the largest batch.
+                    for transcribe in systems.values():
+                        transcribe(samples if compared else samples[-1:])
+                order = list(reversed(order)) or list(systems)
+                for name in order:
                     started = time.perf_counter()
-                    texts = transcribe(samples)
+                    texts = systems[name](samples)
                     measured.wall_seconds[name] += time.perf_counter() - started
                     measured.texts[name] |= dict(zip(waveforms, texts, strict=True))
             bar.update(len(chunk))

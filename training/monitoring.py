@@ -35,16 +35,18 @@ class Monitor:
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, gateway: str | None, first: bool, step: int) -> Iterator["Monitor"]:
+    def open(
+        cls, folder: Path, gateway: str | None, first: bool, step: int, judged: bool
+    ) -> Iterator["Monitor"]:
         """Open the log and TensorBoard's events in a run's folder.
 
         A run that resumes at `step` adds to them; what came after that step will come again, and is
-        taken out.
+        taken out. So will its figures on dev, unless the step is `judged`.
         """
         if not first:
             yield cls(None, None, folder.name, None)
             return
-        _cut_log(folder / "log.jsonl", step)
+        _cut_log(folder / "log.jsonl", step, judged)
         with (
             (folder / "log.jsonl").open("a", buffering=1, encoding="utf-8") as log,
             SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) as board,
@@ -89,14 +91,16 @@ class Monitor:
                 print(f"the push gateway {self.gateway} cannot be reached: {error}")
 
 
-def _cut_log(path: Path, step: int) -> None:
-    """Keep the whole lines of a log up to a step."""
+def _cut_log(path: Path, step: int, judged: bool) -> None:
+    """Keep the whole lines of a log up to a step, its figures on dev only if it is `judged`."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] > step:
+            entry = json.loads(line)
+            again = entry["kind"] == "dev" and not judged
+            if entry["step"] > step or (entry["step"] == step and again):
                 break
         except ValueError:  # torn by a power cut
             break

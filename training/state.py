@@ -39,7 +39,7 @@ class Progress:
 
     Attributes:
         epoch: the one that is going on, from 0.
-        batch: batches of it that are done.
+        batch: batches of it that are done; when all are, it remains to be judged on dev.
         step: steps of the optimizer in all.
         best: lowest WER on dev so far; None before the first evaluation.
     """
@@ -85,7 +85,8 @@ def load_state(
     """Go back to a saved state; None if there is none.
 
     Raises:
-        ValueError: the state is of a run with another configuration, data or number of processes.
+        ValueError: the state is of a run with another configuration, data, start or number of
+            processes.
     """
     for partial in folder.glob(f".{STATE}.*.partial"):  # of a process that was killed as it wrote
         partial.unlink(missing_ok=True)  # another process of the run may be as quick
@@ -95,8 +96,9 @@ def load_state(
     values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if values["identity"] != identity:
         raise ValueError(
-            f"{path} is of a run with another configuration, other data or another number of "
-            f"processes; resume with {folder / 'config.yaml'} as it was, or choose another output"
+            f"{path} is of a run with another configuration, other data, another start or another "
+            f"number of processes; resume with {folder / 'config.yaml'} and what it names as they "
+            "were, or choose another output"
         )
     network.load_state_dict(values["network"])
     optimizer.load_state_dict(values["optimizer"])

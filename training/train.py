@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,18 +27,36 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from model.audio import SAMPLE_RATE
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from model.features import ENCODER_FRAMES_PER_SECOND
 from training.arguments import parse_config
 from training.config import Optimizer, TrainConfig
-from training.data import Batch, BucketSampler, SpeechDataset, epoch_batches
+from training.data import (
+    Batch,
+    BucketSampler,
+    Corpus,
+    SpeechDataset,
+    epoch_batches,
+    fitting_speeds,
+)
 from training.losses import JointLoss, Teacher
-from training.manifest import Utterance, read_manifest
+from training.manifest import Utterance
 from training.monitoring import Monitor
 from training.processes import Processes
 from training.state import Average, Progress, load_state, save_state
 from training.termination import Termination
 from training.validation import validate
+
+# Where a run finds its files and leaves what it makes, and whether it goes on: what may change when
+# it is resumed, and says nothing to a reader of its card.
+PLACES = {"train", "dev", "init", "output", "teacher", "push_gateway", "resume"}
 
 
 def learning_rate_scale(config: Optimizer, name: str) -> float:
@@ -86,22 +105,13 @@ def learning_rate(config: Optimizer, step: int, steps: int) -> float:
     return config.learning_rate * share
 
 
-def usable(manifest: Path, longest: float, say: bool) -> list[Utterance]:
-    """Utterances of a manifest; what is rejected or too long is named.
-
-    Raises:
-        ValueError: nothing is left.
-    """
-    utterances, rejected = read_manifest(manifest)
-    kept = [u for u in utterances if u.duration <= longest]
-    if say:
-        for line in rejected:
-            print(f"{line.manifest}:{line.line}: left out: {line.reason}")
-        if len(kept) < len(utterances):
-            print(f"{manifest}: {len(utterances) - len(kept)} left out: longer than {longest} s")
-    if not kept:
-        raise ValueError(f"{manifest} has no utterance to use ({len(rejected)} rejected)")
-    return kept
+def checkpoint_fingerprint(folder: Path) -> str:
+    """SHA-256 of what a checkpoint computes with."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, TOKENIZER, WEIGHTS):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 @dataclass
@@ -116,7 +126,8 @@ class Run:
     average: Average
     dataset: SpeechDataset
     sampler: BucketSampler
-    dev: list[Utterance]
+    train: list[Corpus]
+    dev: Corpus
     steps: int
     saved: Callable[[Path], None]
 
@@ -126,12 +137,12 @@ class Run:
     ) -> "Run":
         """Read the data and build the network."""
         # Speed 0.9 makes an utterance longer; the network's positions are its limit.
-        slowest = min(config.augmentation.speeds)
-        longest = config.batches.longest_seconds
-        train = [u for m in config.train for u in usable(m, longest * slowest, processes.first)]
-        dev = usable(config.dev, longest, processes.first)
+        speeds, longest = config.augmentation.speeds, config.batches.longest_seconds
+        train = [Corpus.read(m, longest, speeds, processes.first) for m in config.train]
+        dev = Corpus.read(config.dev, longest, (1.0,), processes.first)
+        utterances = [u for corpus in train for u in corpus.utterances]
         checkpoint = load_checkpoint(config.init)
-        _check_lengths(config, checkpoint, train)
+        _check_lengths(config, checkpoint, utterances)
         network = checkpoint.network.to(processes.device)
         # What no loss reaches has no gradient, for which several processes would wait in vain.
         losses = config.losses
@@ -148,7 +159,7 @@ class Run:
             if processes.autocast(config.precision):
                 teacher.network.to(torch.bfloat16)
         sampler = BucketSampler(
-            [u.duration / slowest for u in train],
+            [u.duration / min(fitting_speeds(u.duration, speeds, longest)) for u in utterances],
             config.batches.padded_seconds,
             config.seed,
             processes.rank,
@@ -168,32 +179,33 @@ class Run:
             ),
             optimizer=optimizer,
             average=Average(network, config.optimizer.ema_decay),
-            dataset=SpeechDataset(train, config.augmentation, config.seed),
+            dataset=SpeechDataset(utterances, config.augmentation, config.seed, longest),
             sampler=sampler,
+            train=train,
             dev=dev,
             steps=sum(math.ceil(n / config.batches.accumulate) for n in batches),
             saved=saved,
         )
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """What a resumed run must share with the one that it goes on with."""
-        config = self.config.model_dump(
-            mode="json",
-            exclude={
-                "resume": True,
-                "output": True,
-                "push_gateway": True,
-                "save_every": True,
-                "batches": {"workers"},
-            },
+        """What a resumed run must share with the one that it goes on with.
+
+        Files count by what they hold: a run goes on where they lie elsewhere.
+        """
+        config = self.config
+        free = dict.fromkeys((*PLACES, "save_every"), True)
+        settings = config.model_dump(mode="json", exclude={**free, "batches": {"workers"}})
+        return json.dumps(
+            {
+                "config": settings,
+                "processes": self.processes.world,
+                "train": [corpus.fingerprint() for corpus in self.train],
+                "dev": self.dev.fingerprint(),
+                "init": checkpoint_fingerprint(config.init),
+                "teacher": config.teacher and checkpoint_fingerprint(config.teacher),
+            }
         )
-        data = hashlib.sha256()
-        for u in self.dataset.utterances:
-            line = (str(u.audio_filepath), u.duration, u.text, u.written)
-            data.update(json.dumps(line).encode())
-        world = self.processes.world
-        return json.dumps({"config": config, "processes": world, "data": data.hexdigest()})
 
 
 def _check_teacher(config: TrainConfig, checkpoint: Checkpoint, teacher: Teacher) -> None:
@@ -240,7 +252,8 @@ def _check_lengths(
 def train(config: TrainConfig, saved: Callable[[Path], None] = lambda folder: None) -> Path:
     """Train as told.
 
-    At SIGTERM the first process saves its state after the step that it is in, and ends.
+    At SIGTERM the first process saves its state after the step that it is in, and ends; while it
+    judges, before the next batch of dev, since the state is saved already.
 
     Args:
         saved: called in the first process with the run's folder whenever the state in it is new,
@@ -277,7 +290,13 @@ def train(config: TrainConfig, saved: Callable[[Path], None] = lambda folder: No
             config.output.mkdir(parents=True, exist_ok=True)
             told = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             (config.output / "config.yaml").write_text(told)
-        opened = Monitor.open(config.output, config.push_gateway, processes.first, progress.step)
+        opened = Monitor.open(
+            config.output,
+            config.push_gateway,
+            processes.first,
+            progress.step,
+            judged=progress.batch == 0,
+        )
         with opened as monitor:
             loop(run, progress, monitor, termination)
     return config.output / "best"
@@ -342,17 +361,23 @@ def loop(run: Run, progress: Progress, monitor: Monitor, termination: Terminatio
             # The others go on until the first has left, so that none waits for one that is gone.
             leaving = termination.asked and processes.first
             if processes.first and (leaving or progress.step % config.save_every == 0):
-                save_state(config.output, progress, *_state(run))
-                run.saved(config.output)
+                keep(run, progress)
             if leaving:
                 termination.leave(f"at step {progress.step}; the state is saved")
             started, audio = time.perf_counter(), 0.0
+        if processes.first:
+            keep(run, progress)  # judging takes long, and a run may be killed meanwhile
+            judge(run, progress, monitor, termination)
         progress.epoch, progress.batch = progress.epoch + 1, 0
         if processes.first:
-            judge(run, progress, monitor)
-            save_state(config.output, progress, *_state(run))
-            run.saved(config.output)
+            keep(run, progress)
         processes.wait()
+
+
+def keep(run: Run, progress: Progress) -> None:
+    """Save the state, and have it brought elsewhere."""
+    save_state(run.config.output, progress, *_state(run))
+    run.saved(run.config.output)
 
 
 def _state(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Average, str]:
@@ -399,15 +424,22 @@ def step(run: Run, progress: Progress) -> tuple[float, float]:
     return float(norm), rate
 
 
-def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
+def judge(run: Run, progress: Progress, monitor: Monitor, termination: Termination) -> None:
     """Measure the averaged weights on dev and keep them, as `last` and perhaps as `best`."""
     config = run.config
+    epoch = progress.epoch + 1
+
+    def leave_if_asked() -> None:
+        if termination.asked:
+            termination.leave(f"as epoch {epoch} was judged; the state is saved")
+
     judged = copy.copy(run.checkpoint)
     judged.network = copy.deepcopy(run.loss.network).eval()
     judged.network.load_state_dict(run.average.weights)
-    figures = validate(judged, run.dev, run.processes.autocast_context(config.precision))
-    monitor.log(progress.step, "dev", {**figures, "epoch": progress.epoch})
-    print(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+    precision = run.processes.autocast_context(config.precision)
+    figures = validate(judged, run.dev.utterances, precision, leave_if_asked)
+    monitor.log(progress.step, "dev", {**figures, "epoch": epoch})
+    print(f"epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
     folders = ["last"]
     modes = ("accurate", "fast") if config.select == "mean" else (config.select,)
     wer = sum(figures[f"wer_{mode}"] for mode in modes) / len(modes)
@@ -431,8 +463,7 @@ def judge(run: Run, progress: Progress, monitor: Monitor) -> None:
 
 def model_card(config: TrainConfig, provenance: dict[str, object]) -> str:
     """Markdown that tells how the weights were made."""
-    paths = {"train", "dev", "init", "output", "teacher", "push_gateway", "resume"}
-    recipe = yaml.safe_dump(config.model_dump(mode="json", exclude=paths), sort_keys=False)
+    recipe = yaml.safe_dump(config.model_dump(mode="json", exclude=PLACES), sort_keys=False)
     return (
         "# Steno checkpoint\n\n"
         f"Trained from `{config.init.name}` by `python -m training.train`.\n\n"

@@ -1,6 +1,6 @@
 """Word error rates on dev while a training runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -21,14 +21,20 @@ def validate(
     checkpoint: Checkpoint,
     utterances: Sequence[Utterance],
     precision: AbstractContextManager[object],
+    pause: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """WER (0 to 1) of both modes, as `wer_accurate` and `wer_fast`, and the share of looped texts."""
+    """WER (0 to 1) of both modes, as `wer_accurate` and `wer_fast`, and the share of looped texts.
+
+    Args:
+        pause: called before each batch; what it raises ends the judging.
+    """
     network = checkpoint.network
     device = next(network.parameters()).device
     normalize = EnglishTextNormalizer()
     references, accurate, fast, looped = [], [], [], 0
     ordered = sorted(utterances, key=lambda u: u.duration)
     for first in range(0, len(ordered), BATCH):
+        pause()
         chunk = ordered[first : first + BATCH]
         waveforms = [load_utterance(u).to(device) for u in chunk]
         samples = torch.tensor([len(w) for w in waveforms], device=device)

@@ -102,7 +102,8 @@ def test_a_step_that_was_killed_resumes_elsewhere_to_the_same_weights(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    shutil.rmtree(work)  # the next attempt has another disk
+    shutil.rmtree(work)
+    work = tmp_path / "another disk"  # of the next attempt
     subprocess.run(command(task, work), check=True, env={**os.environ, **ONE_THREAD})
     resumed = load_file(work / "run" / "last" / "model.safetensors")
     steps = [json.loads(line)["step"] for line in (work / "run" / "log.jsonl").open()]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from model.checkpoint import load_checkpoint
 from tests.random_checkpoint import make_random_checkpoint
 from training.config import Augmentation
-from training.data import IGNORE, BucketSampler, SpeechDataset, collate, colored_noise
-from training.manifest import read_manifest
+from training.data import IGNORE, BucketSampler, Corpus, SpeechDataset, collate, colored_noise
+from training.manifest import read_manifest, write_manifest
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "manifest.jsonl"
 PLAIN = Augmentation(speeds=(1.0,), noise_probability=0, silence_probability=0)
@@ -79,6 +79,40 @@ def test_speed_changes_the_length_and_noise_does_not(utterances):
     clean, noisy, _, _ = SpeechDataset(utterances, augment, 1)[(0, 0)]
     assert len(clean) == len(noisy) == pytest.approx(len(plain) / 0.9, abs=20)
     assert not torch.equal(clean, noisy)
+
+
+def test_only_speeds_are_drawn_at_which_an_utterance_fits(utterances):
+    augment = Augmentation(speeds=(0.9, 1.0, 1.1), noise_probability=0, silence_probability=0)
+    longest = 1.05 * utterances[0].duration
+    dataset = SpeechDataset(utterances[:1], augment, 1, longest)
+    lengths = {len(dataset[(epoch, 0)][0]) / 16_000 for epoch in range(20)}
+    whole = len(SpeechDataset(utterances[:1], PLAIN, 1)[(0, 0)][0]) / 16_000
+    assert sorted(lengths) == pytest.approx([whole / 1.1, whole], abs=0.01)
+
+
+def test_what_fits_at_no_speed_is_left_out_and_told(utterances, tmp_path, capsys):
+    write_manifest(tmp_path / "all.jsonl", utterances)
+    durations = sorted(u.duration for u in utterances)
+    longest = durations[-1] / 1.2  # too slow at 1.1
+    corpus = Corpus.read(tmp_path / "all.jsonl", longest, (0.9, 1.1), say=True)
+    assert sorted(u.duration for u in corpus.utterances) == durations[:-1]
+    assert f"1 left out (0.00 h): longer than {1.1 * longest:.4g} s" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has no utterance to use"):
+        Corpus.read(tmp_path / "all.jsonl", 1.0, (1.0,), say=False)
+
+
+def test_a_corpus_is_known_by_what_it_holds_and_not_by_its_place(utterances, tmp_path):
+    def fingerprint(folder, **change):
+        moved = [replace(u, audio_filepath=folder / u.audio_filepath.name) for u in utterances]
+        moved[0] = replace(moved[0], **change)
+        return Corpus(folder / "train.jsonl", moved).fingerprint()
+
+    known = fingerprint(tmp_path / "a")
+    assert fingerprint(tmp_path / "elsewhere" / "b") == known
+    changes = [{"text": "else"}, {"written": "Else"}, {"duration": 9.0}]
+    changes.append({"audio_filepath": tmp_path / "a" / "other.wav"})
+    others = {fingerprint(tmp_path / "a", **change) for change in changes}
+    assert len(others | {known}) == 5
 
 
 @pytest.mark.parametrize("ratio", [0.0, 10.0, 30.0])

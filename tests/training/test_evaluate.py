@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import soundfile
 import torch
 
+from model.recognizer import Mode, Recognizer
 from tests.random_checkpoint import make_random_checkpoint
+from training import evaluate as module
 from training.evaluate import EvaluateConfig, EvaluationError, evaluate, main
 from training.machine import Machine
 from training.report import render_report
@@ -240,6 +243,51 @@ def test_one_mode_can_be_chosen(checkpoint: Path, manifest: Path, tmp_path: Path
     )
     evaluation = evaluate(config, command="")
     assert [system.name for system in evaluation.systems] == ["fast"]
+
+
+def test_checkpoints_that_are_compared_take_turns(
+    manifest: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has been through the first stretch before it is timed, and none is always the first."""
+    other = make_random_checkpoint(tmp_path / "other", seed=1)
+    monkeypatch.setattr(module, "_CHUNK_SECONDS", 1.0)  # each clip by itself
+    turns: list[tuple[str, str, float]] = []
+
+    def transcriber(recognizer: Recognizer, mode: Mode) -> module.Transcriber:
+        name = {id(found): name for name, found in loaded.items()}[id(recognizer)]
+
+        def transcribe(waveforms: Sequence[torch.Tensor]) -> list[str]:
+            turns.append((name, mode, sum(map(len, waveforms)) / 16_000))
+            return [f"Some words of {name}." for _ in waveforms]
+
+        return transcribe
+
+    loaded: dict[str, Recognizer] = {}
+    load = module._recognizer
+
+    def remembered(config: EvaluateConfig) -> Recognizer:
+        return loaded.setdefault(config.output.name, load(config))
+
+    monkeypatch.setattr(module, "_recognizer", remembered)
+    monkeypatch.setattr(module, "_transcriber", transcriber)
+    configs = [
+        EvaluateConfig(checkpoint=folder, manifest=manifest, output=tmp_path / name, device="cpu")
+        for name, folder in (("candidate", checkpoint), ("production", other))
+    ]
+    evaluations = module.evaluate_in_turns(configs, command="")
+    forth = [(n, m) for m in ("accurate", "fast") for n in ("candidate", "production")]
+    first = [(*turn, 1.0) for turn in forth]
+    assert turns == [*first, *first, *((*turn, 0.5) for turn in reversed(forth))]
+    for config, evaluation in zip(configs, evaluations, strict=True):
+        assert [system.name for system in evaluation.systems] == ["accurate", "fast"]
+        assert evaluation.conditions.checkpoint == str(config.checkpoint)
+        lines = (config.output / "hypotheses.jsonl").read_text().splitlines()
+        assert {json.loads(line)["hypothesis"] for line in lines} == {
+            f"Some words of {config.output.name}."
+        }
+    slower = configs[1].model_copy(update={"dtype": "bfloat16"})
+    with pytest.raises(ValueError, match="differs from"):
+        module.evaluate_in_turns([configs[0], slower], command="")
 
 
 def test_a_manifest_without_a_usable_recording_is_refused(checkpoint: Path, tmp_path: Path) -> None:

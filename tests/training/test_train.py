@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,22 +11,32 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file
 
 from model.checkpoint import load_checkpoint
 from tests.random_checkpoint import make_random_checkpoint
+from training import train as module
 from training.config import Optimizer, TrainConfig
 from training.data import SpeechDataset, collate
 from training.losses import JointLoss, Teacher
 from training.manifest import read_manifest
 from training.train import build_optimizer, learning_rate, train
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "manifest.jsonl"
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures" / "manifest.jsonl"
 # One thread adds up in one order: two runs can be equal to the bit.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONPATH": str(ROOT),
+}
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +117,210 @@ def test_several_processes_train_together(start, dev, tmp_path, more):
     output = tmp_path / "run"
     if more:
         more = [*more, "--optimizer.scales", "{}"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = tmp_path / "each.py"  # a training whose processes tell the weights that they end with
+    script.write_text(EACH_PROCESS)
+    _, _, *words = command(start, dev, output, *more)
     subprocess.run(
-        [sys.executable, *launch, *command(start, dev, output, *more)], check=True, env=ENVIRONMENT
+        [sys.executable, *TWO_PROCESSES, str(script), *words], check=True, env=ENVIRONMENT
     )
     assert len(logged(output, "dev")) == 3
     first, *_, last = (line["loss_total"] for line in logged(output))
     assert last < first
     load_checkpoint(output / "best")
+    one, two = (torch.load(output / f"process{n}.pt", weights_only=True) for n in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    before = load_checkpoint(start).network.state_dict()
+    assert any(not torch.equal(before[name], one[name]) for name in one)
+
+
+EACH_PROCESS = """
+import sys
+
+import torch
+
+from training import train as module
+
+loop = module.loop
+
+def told(run, *rest):
+    loop(run, *rest)
+    place = run.config.output / f"process{run.processes.rank}.pt"
+    torch.save(run.loss.network.state_dict(), place)
+
+module.loop = told
+sys.exit(module.main())
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_that_were_stopped_resume_to_the_same_weights(start, dev, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    more = ("--epochs", "5", "--save_every", "1000")
+    launch = [sys.executable, *TWO_PROCESSES]
+    subprocess.run([*launch, *command(start, dev, whole, *more)], check=True, env=ENVIRONMENT)
+    process = subprocess.Popen([*launch, *command(start, dev, stopped, *more)], env=ENVIRONMENT)
+    try:
+        deadline = time.monotonic() + 300
+        while len(logged(stopped)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it could be stopped"
+        process.send_signal(signal.SIGTERM)  # torchrun hands it on, and ends the others
+        assert process.wait(120) != 0
+    finally:
+        process.kill()
+        process.wait()
+    assert 3 <= len(logged(stopped)) < len(logged(whole))
+    progress = torch.load(stopped / "state.pt", weights_only=True)["progress"]
+    assert progress["step"] == len(logged(stopped))  # not a step is lost
+    resumed = [*command(start, dev, stopped, *more), "--resume", "true"]
+    subprocess.run([*launch, *resumed], check=True, env=ENVIRONMENT)
+    one, two = (load_file(folder / "last" / "model.safetensors") for folder in (whole, stopped))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    steps = [[line["step"] for line in logged(folder)] for folder in (whole, stopped)]
+    assert steps[0] == steps[1]
+
+
+@pytest.fixture
+def quick(start, tmp_path) -> TrainConfig:
+    """Two epochs of three utterances of noise, a batch each, without anything that is drawn."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    lines = []
+    for number, text in enumerate(("some words", "said", "in noise")):
+        seconds = 1.0 + number / 10
+        noise = np.random.default_rng(number).uniform(-0.1, 0.1, int(seconds * 16_000))
+        soundfile.write(folder / f"{number}.wav", noise, 16_000)
+        line = {"audio_filepath": f"{number}.wav", "duration": seconds, "text": text}
+        lines.append(json.dumps(line) + "\n")
+    (folder / "train.jsonl").write_text("".join(lines))
+    (folder / "dev.jsonl").write_text(lines[0])
+    shutil.copytree(start, tmp_path / "init")
+    return TrainConfig(
+        train=[folder / "train.jsonl"],
+        dev=folder / "dev.jsonl",
+        init=tmp_path / "init",
+        output=tmp_path / "run",
+        epochs=2,
+        save_every=1000,
+        precision="float32",
+        batches={"workers": 0, "padded_seconds": 1.2},
+        optimizer={"learning_rate": 1e-3, "scales": {}, "warmup_steps": 0},
+        augmentation={
+            "speeds": (1.0,),
+            "noise_probability": 0,
+            "silence_probability": 0,
+            "time_masks": 0,
+            "frequency_masks": 0,
+        },
+    )
+
+
+def changed(config: TrainConfig, **values: object) -> TrainConfig:
+    return TrainConfig(**{**config.model_dump(), **values})
+
+
+def test_accumulated_batches_are_a_step_of_their_mean(quick, tmp_path, monkeypatch):
+    """Three batches, two for a step: the last step of an epoch is of one."""
+
+    def gradients(accumulate: int) -> list[dict[str, torch.Tensor]]:
+        found = []
+        step = module.step
+
+        def watched(run, progress):
+            parameters = run.loss.network.named_parameters()
+            found.append({name: p.grad.clone() for name, p in parameters if p.grad is not None})
+            return step(run, progress)
+
+        still = {"learning_rate": 1e-30, "scales": {}}  # each gradient is that of the start
+        batches = {"workers": 0, "padded_seconds": 1.2, "accumulate": accumulate}
+        output = tmp_path / f"run of {accumulate}"
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "step", watched)
+            train(changed(quick, output=output, epochs=1, batches=batches, optimizer=still))
+        return found
+
+    first, second, third = gradients(1)
+    together, alone = gradients(2)
+    for name in first:
+        mean = (first[name] + second[name]) / 2
+        torch.testing.assert_close(together[name], mean, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(alone[name], third[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("place", ["validate", "save_checkpoint"])
+def test_a_run_that_is_killed_as_it_judges_repeats_no_step(quick, tmp_path, monkeypatch, place):
+    """With `save_checkpoint`, the figures are in the log already, and must not stand there twice."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    whole = changed(quick, output=tmp_path / "whole")
+    train(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, place, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(quick)
+    progress = torch.load(quick.output / "state.pt", weights_only=True)["progress"]
+    assert (progress["epoch"], progress["batch"], progress["step"]) == (0, 3, 3)
+    train(changed(quick, resume=True))
+    for kind in ("train", "dev"):
+        lines = [logged(folder, kind) for folder in (whole.output, quick.output)]
+        steps = [[line["step"] for line in found] for found in lines]
+        assert steps[0] == steps[1]
+    one, two = (load_file(c.output / "last" / "model.safetensors") for c in (whole, quick))
+    torch.testing.assert_close(one, two)
+
+
+def test_sigterm_ends_a_run_that_judges(quick, monkeypatch):
+    validate = module.validate
+
+    def asked(*arguments: object) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "validate", asked)
+        with pytest.raises(SystemExit) as ended:
+            train(quick)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert logged(quick.output, "dev") == []
+    progress = torch.load(quick.output / "state.pt", weights_only=True)["progress"]
+    assert (progress["epoch"], progress["batch"]) == (0, 3)
+
+
+def test_a_run_goes_on_where_its_files_lie_elsewhere(quick, tmp_path):
+    train(quick)
+    there = tmp_path / "another" / "machine"
+    there.mkdir(parents=True)
+    for name in ("corpus", "init", "run"):
+        (tmp_path / name).rename(there / name)
+    (there / "corpus").rename(there / "data")
+    train(
+        changed(
+            quick,
+            train=[there / "data" / "train.jsonl"],
+            dev=there / "data" / "dev.jsonl",
+            init=there / "init",
+            output=there / "run",
+            resume=True,
+        )
+    )
+    assert len(logged(there / "run", "dev")) == 2  # it was done
+
+
+@pytest.mark.parametrize("what", ["a text of dev", "the start's weights", "the teacher"])
+def test_a_run_with_other_contents_under_the_same_names_is_not_resumed(quick, tmp_path, what):
+    teacher = shutil.copytree(quick.init, tmp_path / "teacher")
+    taught = changed(quick, epochs=1, teacher=teacher, losses={"matching": 1.0})
+    train(taught)
+    other = make_random_checkpoint(tmp_path / "other", seed=1)
+    if what == "a text of dev":
+        quick.dev.write_text(quick.dev.read_text().replace("some", "other"))
+    else:
+        changes = quick.init if what == "the start's weights" else teacher
+        shutil.copyfile(other / "model.safetensors", changes / "model.safetensors")
+    with pytest.raises(ValueError, match="other data, another start"):
+        train(changed(taught, resume=True))
 
 
 def batch_of(checkpoint, n=2, augment=None):
