@@ -3,7 +3,8 @@
 from store.config import StoreConfig
 from store.errors import Conflict, Corrupted, Denied, NotFound, StoreError, Unavailable
 from store.models import ModelStore, Production, Release, open_objects
-from store.objects import Objects
+from store.objects import Objects, Stat
+from store.patience import patiently
 
 __all__ = [
     "Conflict",
@@ -14,8 +15,10 @@ __all__ = [
     "Objects",
     "Production",
     "Release",
+    "Stat",
     "StoreConfig",
     "StoreError",
     "Unavailable",
     "open_objects",
+    "patiently",
 ]

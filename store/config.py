@@ -38,6 +38,9 @@ class StoreConfig(BaseModel):
     attempts: int = Field(
         default=6, ge=1, description="how often a request is sent before it has failed"
     )
+    connections: int = Field(
+        default=16, ge=1, description="requests that may be under way at the same time"
+    )
     connect_timeout: float = Field(default=10.0, gt=0, description="seconds")
     read_timeout: float = Field(default=60.0, gt=0, description="seconds without a byte")
 

@@ -15,7 +15,7 @@ from store.errors import Corrupted, StoreError
 CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stat:
     """An object as it is now.
 
@@ -86,17 +86,23 @@ class Objects(ABC):
     def upload(self, path: Path, key: str, *, create: bool = False) -> str:
         """Store a file and return its SHA-256; with `create`, Conflict if there is one already."""
 
-    def download(self, key: str, path: Path, *, sha256: str | None = None) -> None:
+    def download(
+        self, key: str, path: Path, *, sha256: str | None = None, stat: Stat | None = None
+    ) -> None:
         """Fetch an object to `path`, which changes only when everything is there and verified.
 
         What a former, interrupted call brought is gone on with. The bytes are compared with
         `sha256`, else with the digest that the upload noted (S3); if they differ, they are removed.
         Processes that fetch the same to the same place wait for each other.
 
+        Args:
+            stat: what is wanted, where it is known already: that and nothing that replaced it.
+
         Raises:
+            Conflict: the object is not `stat` any more.
             Corrupted: size or SHA-256 is wrong.
         """
-        stat = self.stat(key)
+        stat = stat or self.stat(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         state = hashlib.sha256(stat.tag.encode()).hexdigest()[:12]
         partial = path.with_name(f".{path.name}.{state}.partial")
@@ -118,8 +124,7 @@ class Objects(ABC):
                 f"{self.location(key)} came as {arrived} bytes and not {size}; what was fetched "
                 "was removed"
             )
-        found = sha256_of(path)
-        if sha256 not in (None, found):
+        if sha256 is not None and (found := sha256_of(path)) != sha256:
             raise Corrupted(
                 f"{self.location(key)} has the SHA-256 {found} and not {sha256}; what was fetched "
                 "was removed. If a second try ends the same, the stored object is damaged"

@@ -50,14 +50,17 @@ REFUSED = (401, 403)
 MISSING = 404
 # 409 is what AWS answers to one of two writers at the same moment.
 CONFLICTS = (409, 412)
+# What servers that are not AWS answer instead of 503.
+TOO_MANY_REQUESTS = 429
 
 
 class S3Objects(Objects):
     """Keys below a bucket and prefix.
 
     The server must honour If-Match and If-None-Match on writes, as AWS does. Failures of the
-    server and of the network are met with `attempts` requests, with growing pauses; a body that
-    breaks off is gone on with where it broke, for as long as it gets anywhere.
+    server and of the network are met with up to `attempts` requests, with growing pauses; a body
+    that breaks off is gone on with where it broke, for as long as it gets anywhere. Where most
+    requests fail, botocore repeats none (its quota of retries is empty): see `patiently`.
     """
 
     def __init__(self, config: StoreConfig) -> None:
@@ -205,8 +208,8 @@ class S3Objects(Objects):
             ) from None
         except BotoCoreError as error:
             raise Unavailable(
-                f"{place}: {self._server} could not be asked, in {self._attempts} attempts "
-                f"({type(error).__name__})"
+                f"{place}: {self._server} could not be asked, in at most {self._attempts} "
+                f"attempts ({type(error).__name__})"
             ) from None
 
     def _refusal(self, error: ClientError, place: str) -> StoreError:
@@ -223,8 +226,9 @@ class S3Objects(Objects):
         text = f"{place}: {self._server} answered {answer} to {error.operation_name}: {said}"
         if status in REFUSED or code in ADVICE:
             return Denied(text)
-        if status >= 500:
-            return Unavailable(f"{text} (after {self._attempts} attempts)")
+        if status >= 500 or status == TOO_MANY_REQUESTS:
+            attempts = 1 + error.response["ResponseMetadata"].get("RetryAttempts", 0)
+            return Unavailable(f"{text} (after {attempts} attempt{'s'[: attempts - 1]})")
         return StoreError(text)
 
 
@@ -236,6 +240,7 @@ def _client(config: StoreConfig) -> "S3Client":
             endpoint_url=config.endpoint,
             region_name=config.region,
             config=Config(
+                max_pool_connections=config.connections,
                 connect_timeout=config.connect_timeout,
                 read_timeout=config.read_timeout,
                 retries={"mode": "standard", "total_max_attempts": config.attempts},

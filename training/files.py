@@ -1,4 +1,4 @@
-"""Writing files that are either there whole or not there at all."""
+"""Files that are either there whole or not there at all, and their places from a folder."""
 
 import os
 import secrets
@@ -35,3 +35,8 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all. Raises OSError as `open` does."""
     with atomic_writer(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def relative(path: Path, folder: Path) -> str:
+    """The way from `folder` to `path`, as manifests write it."""
+    return Path(os.path.relpath(path, folder)).as_posix()

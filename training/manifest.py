@@ -21,7 +21,7 @@ class ManifestError(ValueError):
     """A list as a whole cannot be used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One recording of one speaker, and what is said in it."""
 

@@ -37,7 +37,7 @@ from training.corpus_statistics import (
     draw_statistics,
     fingerprint,
 )
-from training.files import write_text
+from training.files import relative, write_text
 from training.manifest import (
     ManifestError,
     Rejected,
@@ -46,6 +46,9 @@ from training.manifest import (
     read_manifest,
     write_manifest,
 )
+
+# The kind of a refusal that is no matter of criteria.
+UNDECODABLE = "undecodable"
 
 
 class PreparationError(ValueError):
@@ -132,7 +135,7 @@ class PrepareConfig(Criteria):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measured:
     """An utterance whose audio was decoded; its duration is the true one."""
 
@@ -155,11 +158,11 @@ class Refusal:
         entry = {
             "kind": self.kind,
             "reason": self.reason,
-            "source": _relative(self.source, folder),
+            "source": relative(self.source, folder),
         }
         if isinstance(self.what, Rejected):
             return {**entry, "line": self.what.line, "content": self.what.content}
-        audio = _relative(self.what.audio_filepath, folder)
+        audio = relative(self.what.audio_filepath, folder)
         return {**entry, "audio_filepath": audio, "text": self.what.text}
 
 
@@ -253,7 +256,7 @@ def assemble(
     everything = [entry for found in splits.values() for entry in found]
     corrections = [
         {
-            "audio_filepath": _relative(entry.utterance.audio_filepath, output),
+            "audio_filepath": relative(entry.utterance.audio_filepath, output),
             "declared": entry.declared_duration,
             "measured": entry.utterance.duration,
         }
@@ -318,7 +321,7 @@ def measure(
         )
         for (utterance, source), outcome in zip(listed, outcomes, strict=True):
             if not isinstance(outcome, Measured):
-                kind = "too long" if isinstance(outcome, AudioTooLong) else "undecodable"
+                kind = "too long" if isinstance(outcome, AudioTooLong) else UNDECODABLE
                 refusals.append(Refusal(kind, str(outcome), source, utterance))
             elif unfit := _unfit(outcome.utterance, criteria):
                 refusals.append(Refusal(*unfit, source, utterance))
@@ -358,7 +361,7 @@ def _workers(count: int) -> Iterator[Callable[..., Iterable[Measured | AudioErro
         yield map
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["model.audio"])
+    context.set_forkserver_preload(["training.prepare"])  # else each worker imports it anew
     with ProcessPoolExecutor(count, context, initializer=_use_one_thread) as pool:
         yield partial(pool.map, chunksize=16)
 
@@ -448,20 +451,14 @@ def split_by_speaker(
 
 
 def _refuse_leakage(splits: Mapping[SplitName, Sequence[Measured]]) -> None:
-    speakers: defaultdict[str, set[SplitName]] = defaultdict(set)
+    check_apart(
+        {name: {entry.utterance.speaker for entry in found} for name, found in splits.items()},
+        "give every speaker to one split, or all of it to --input to have it split",
+    )
     recordings: defaultdict[str, dict[SplitName, str]] = defaultdict(dict)
     for name, found in splits.items():
         for entry in found:
-            if entry.utterance.speaker is not None:
-                speakers[entry.utterance.speaker].add(name)
             recordings[entry.audio_sha256][name] = entry.utterance.audio_filepath.name
-    shared = sorted(speaker for speaker, names in speakers.items() if len(names) > 1)
-    if shared:
-        raise PreparationError(
-            f"{len(shared)} speakers stand in more than one split: "
-            + _some(f"{speaker} in {' and '.join(sorted(speakers[speaker]))}" for speaker in shared)
-            + "; give every speaker to one split, or all of it to --input to have it split"
-        )
     repeated = [places for places in recordings.values() if len(places) > 1]
     if repeated:
         raise PreparationError(
@@ -473,14 +470,26 @@ def _refuse_leakage(splits: Mapping[SplitName, Sequence[Measured]]) -> None:
         )
 
 
+def check_apart(speakers: Mapping[str, Set[str | None]], advice: str) -> None:
+    """Raise PreparationError if somebody stands in more than one split; unnamed speakers may."""
+    splits: defaultdict[str, list[str]] = defaultdict(list)
+    for name, found in speakers.items():
+        for speaker in found:
+            if speaker is not None:
+                splits[speaker].append(name)
+    shared = sorted(speaker for speaker, names in splits.items() if len(names) > 1)
+    if shared:
+        raise PreparationError(
+            f"{len(shared)} speakers stand in more than one split: "
+            + _some(f"{speaker} in {' and '.join(sorted(splits[speaker]))}" for speaker in shared)
+            + f"; {advice}"
+        )
+
+
 def _some(texts: Iterable[str], most: int = 5) -> str:
     listed = list(texts)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Self
 
-ERROR_CODES = {409: "ConditionalRequestConflict", 500: "InternalError", 503: "SlowDown"}
+ERROR_CODES = {
+    409: "ConditionalRequestConflict",
+    429: "TooManyRequests",
+    500: "InternalError",
+    503: "SlowDown",
+}
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close without a farewell
 
 
@@ -19,6 +24,7 @@ class Fault:
     """What happens to the first `times` requests with this method and this text in their target.
 
     Attributes:
+        every: only each second of them, or each third.
         status: answer this, and do not ask the server.
         cut_request: reset the connection half-way through the request; the server sees nothing.
         lose_answer: let the server do it, and reset the connection instead of answering.
@@ -31,6 +37,7 @@ class Fault:
     method: str
     target: str
     times: int = 1
+    every: int = 1
     status: int | None = None
     cut_request: bool = False
     lose_answer: bool = False
@@ -132,7 +139,8 @@ class FaultyProxy:
                     and fault.target in request.target
                 ):
                     fault.times -= 1
-                    return fault
+                    if fault.times % fault.every == 0:
+                        return fault
         return Fault("", "")
 
     def _ask(self, line: bytes, headers: dict[str, str], body: bytes) -> bytes:

@@ -1,11 +1,28 @@
 """Busy, slow and cut connections: what was asked for is done, once, and what came is whole."""
 
+import re
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from store import Conflict, Corrupted, ModelStore, Release, StoreConfig, StoreError, Unavailable
+from store import (
+    Conflict,
+    Corrupted,
+    Denied,
+    ModelStore,
+    NotFound,
+    Release,
+    StoreConfig,
+    StoreError,
+    Unavailable,
+    open_objects,
+    patience,
+    patiently,
+)
 from tests.store.faulty_proxy import Fault, FaultyProxy
 
 Publish = Callable[..., Release]
@@ -173,18 +190,82 @@ def test_a_writer_that_aws_turns_away_for_another_is_told_so_and_can_try_again(
     shaky.promote("v1", expected=None)
 
 
+@pytest.mark.parametrize("answer", ["503 SlowDown", "429 TooManyRequests"])
 def test_a_server_that_stays_busy_is_given_up_with_its_answer(
-    s3: StoreConfig, proxy: FaultyProxy
+    s3: StoreConfig, proxy: FaultyProxy, answer: str
 ) -> None:
     store = ModelStore.open(s3.model_copy(update={"endpoint": proxy.endpoint, "attempts": 2}))
-    proxy.faults = [Fault("GET", "production.json", times=9, status=503)]
-    with pytest.raises(Unavailable, match=r"answered 503 SlowDown .*\(after 2 attempts\)"):
+    proxy.faults = [Fault("GET", "production.json", times=9, status=int(answer[:3]))]
+    with pytest.raises(Unavailable, match=rf"answered {answer} .*\(after 2 attempts\)"):
         store.production()
     assert len(proxy.requests) == 2
+
+
+def test_an_error_tells_how_often_was_asked(
+    s3: StoreConfig, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where most requests fail, botocore repeats fewer and fewer, and in the end none."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    objects = open_objects(s3.model_copy(update={"endpoint": proxy.endpoint}))
+    proxy.faults = [Fault("GET", "state.pt", times=1_000, status=503)]
+    told = []
+    for _ in range(30):
+        with pytest.raises(Unavailable) as caught:
+            objects.read("state.pt")
+        found = re.search(r"\(after (\d+) attempts?\)", str(caught.value))
+        assert found is not None
+        told.append(int(found[1]))
+    assert (told[0], told[-1]) == (6, 1)
+    assert sum(told) == len(proxy.requests)
+
+
+def test_many_at_once_are_patient_with_a_server_that_refuses_every_second_request(
+    s3: StoreConfig, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+    source = tmp_path / "source"
+    source.write_bytes(b"speech")
+    direct = open_objects(s3)
+    keys = [f"{number:03}.wav" for number in range(100)]
+    for key in keys:
+        direct.upload(source, key)
+    stats = direct.stats()
+    # Without attempts of its own, as when botocore's quota of them is empty.
+    hasty = open_objects(s3.model_copy(update={"endpoint": proxy.endpoint, "attempts": 1}))
+    proxy.faults = [Fault("GET", ".wav", times=1_000, every=2, status=503)]
+
+    def fetch(key: str) -> bytes:
+        patiently(lambda: hasty.download(key, tmp_path / key, stat=stats[key]))
+        return (tmp_path / key).read_bytes()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(fetch, keys)) == {b"speech"}
+    assert {request.method for request in proxy.requests} == {"GET"}  # nothing is asked twice
+    assert len(proxy.requests) in (2 * len(keys) - 1, 2 * len(keys))
+
+
+def test_patience_has_an_end_and_is_for_a_store_that_is_away_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+    asked: list[type[StoreError]] = []
+
+    def ask(kind: type[StoreError]) -> None:
+        asked.append(kind)
+        raise kind("it said no")
+
+    with pytest.raises(Unavailable):
+        patiently(partial(ask, Unavailable), seconds=0.1)
+    assert len(asked) > 1
+    for kind in (NotFound, Denied, Conflict):
+        asked.clear()
+        with pytest.raises(kind):
+            patiently(partial(ask, kind))
+        assert len(asked) == 1
 
 
 def test_a_server_that_is_not_there_is_named(s3: StoreConfig, proxy: FaultyProxy) -> None:
     proxy.close()
     store = ModelStore.open(s3.model_copy(update={"endpoint": proxy.endpoint, "attempts": 2}))
-    with pytest.raises(Unavailable, match=f"{proxy.endpoint} could not be asked, in 2 attempts"):
+    with pytest.raises(Unavailable, match=f"{proxy.endpoint} could not be asked, in at most 2"):
         store.production()

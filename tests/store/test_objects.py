@@ -69,6 +69,18 @@ def test_what_is_not_there_is_named(objects: Objects, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_what_has_been_replaced_since_it_was_listed_is_not_fetched(
+    objects: Objects, make_archive: MakeArchive, tmp_path: Path
+) -> None:
+    objects.upload(make_archive(1), "clip.wav")
+    listed = objects.stats()["clip.wav"]
+    objects.download("clip.wav", tmp_path / "x", stat=listed)
+    objects.upload(make_archive(2), "clip.wav")
+    with pytest.raises(Conflict):
+        objects.download("clip.wav", tmp_path / "x", stat=listed)
+    assert (tmp_path / "x").read_bytes() == make_archive(1).read_bytes()
+
+
 @pytest.mark.parametrize(
     "key", ["../x", "/etc/passwd", "a/../b", "a//b", "a/", "", ".lock", "a/.b"]
 )
