@@ -20,13 +20,22 @@ def ingest(
     dev_share: float,
     test_share: float,
     shards: int,
+    max_unusable: float,
+    punctuate: bool,
     run: str,
 ) -> list:
     """Read the manifests, check that every recording is there, and name the parts to prepare."""
     from kfp_pipelines import steps
 
     return steps.ingest(
-        store, manifest, test_manifest, {"dev": dev_share, "test": test_share}, shards, run
+        store,
+        manifest,
+        test_manifest,
+        {"dev": dev_share, "test": test_share},
+        shards,
+        max_unusable,
+        punctuate,
+        run,
     )
 
 
@@ -48,6 +57,7 @@ def merge(
     dev_share: float,
     test_share: float,
     seed: int,
+    max_unusable: float,
     data: Output[Dataset],
     summary: Output[Markdown],
 ) -> str:
@@ -62,6 +72,7 @@ def merge(
         criteria,
         {"dev": dev_share, "test": test_share},
         seed,
+        max_unusable,
         Path(data.path),
     )
     data.metadata["fingerprint"] = fingerprint

@@ -1,37 +1,51 @@
 """Speech on its way from manifests in S3 to the pods that prepare, train and evaluate.
 
-    data/<listing>/listing.json        what the manifests named when the run began
-    data/<listing>/<index>-of-<count>-<criteria>.tar    the recordings of one part
+    data/listings/<fingerprint>.json   what the manifests named when a run began
+    data/pieces/<identity>.json        what came of some neighbours in a listing, or in several
+    data/archives/<sha256>.tar         the recordings of a piece that were accepted
 
-Everything under `data/` is named by what it holds, so that it is never overwritten by anything else.
+Listings and tars are named by what they hold: nothing else ever takes their place. A piece is named by
+what was to be measured: a later run that finds it there, with its tar, does not measure it again.
 """
 
-import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from store import Objects, StoreConfig, StoreError, open_objects
+from store import (
+    Conflict,
+    NotFound,
+    Objects,
+    Stat,
+    StoreConfig,
+    StoreError,
+    open_objects,
+    patiently,
+)
+from store.objects import sha256_of
+from training.files import relative
 from training.manifest import read_manifest
 from training.prepare import Criteria
 from training.shards import (
     AUDIO,
     Listing,
+    Piece,
     Recording,
     RejectedLine,
     Shard,
-    measure_part,
+    measure_piece,
     pack,
     unpack,
 )
 
-# Requests under way at once: small files wait for the network and not for the processor.
-DOWNLOADS = 16
 SHARD = re.compile(r"(?P<listing>[0-9a-f]{64})/(?P<index>\d+)/(?P<count>\d+)")
 
 
@@ -72,11 +86,34 @@ def list_speech(
     listing = Listing(
         sources=tuple(sources), recordings=tuple(recordings), rejected=tuple(rejected)
     )
-    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
-        path = Path(folder) / "listing.json"
-        path.write_text(listing.model_dump_json(), encoding="utf-8")
-        objects.upload(path, _listing_key(listing.fingerprint))
+    _upload_text(objects, listing.model_dump_json(), _listing_key(listing.fingerprint))
     return listing
+
+
+def check_usable(listing: Listing, most: float, unreadable: Iterable[tuple[int, str]] = ()) -> None:
+    """Refuse manifests of which too much cannot be used: then most likely something else is wrong.
+
+    Args:
+        most: share of a manifest's lines that may be unusable.
+        unreadable: places in the listing whose recordings cannot be decoded, with the reasons.
+
+    Raises:
+        DataError: naming the first of the lines.
+    """
+    lost = [(line.source, f"line {line.line}: {line.reason}") for line in listing.rejected]
+    for place, reason in unreadable:
+        entry = listing.recordings[place]
+        lost.append((entry.source, f"{entry.path}: {reason}"))
+    count = Counter(source for source, _ in lost)
+    lines = Counter(entry.source for entry in listing.recordings)
+    lines.update(line.source for line in listing.rejected)
+    for source, number in count.items():
+        if number > most * lines[source]:
+            first = "; ".join([told for where, told in lost if where == source][:5])
+            raise DataError(
+                f"{number} of the {lines[source]} lines of {listing.sources[source]} cannot be used,"
+                f" {number / lines[source]:.1%}, and data_max_unusable is {most:g}. The first: {first}"
+            )
 
 
 def _read_source(
@@ -84,17 +121,18 @@ def _read_source(
 ) -> tuple[list[Recording], list[RejectedLine]]:
     """Read one manifest: its recordings and its unusable lines."""
     objects, name = _source(address, settings)
-    stats = objects.stats()
     with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
         folder = Path(temporary)
-        objects.download(name, folder / name)
+        patiently(lambda: objects.download(name, folder / name))
+        stats = _stats(objects, folder / name)
         utterances, rejected = read_manifest(
-            folder / name, lambda path: _relative(path, folder) in stats
+            folder / name, lambda path: relative(path, folder) in stats
         )
     recordings = [
         Recording(
             source=number,
             path=path,
+            size=stats[path].size,
             tag=stats[path].tag,
             use="split" if number == 0 else "test",
             duration=utterance.duration,
@@ -105,7 +143,7 @@ def _read_source(
             group=utterance.group,
         )
         for utterance in utterances
-        if (path := _relative(utterance.audio_filepath, folder))
+        if (path := relative(utterance.audio_filepath, folder))
     ]
     # A reason may name a place in the temporary folder, another one each time.
     lines = [
@@ -120,8 +158,23 @@ def _read_source(
     return recordings, lines
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
+def _stats(objects: Objects, manifest: Path) -> Mapping[str, Stat]:
+    """What is there of the recordings that a manifest names.
+
+    Beside it there may be much else: at the root of a bucket, all that the bucket holds.
+    """
+    folders: set[str] = set()
+
+    def note(path: Path) -> bool:
+        folders.add(relative(path.parent, manifest.parent))
+        return True
+
+    read_manifest(manifest, note)
+    below = [folder for folder in folders if not folder.startswith("..")]
+    if not below:
+        return {}
+    common = os.path.commonpath(below)
+    return patiently(lambda: objects.stats(f"{common}/" if common else ""))
 
 
 def _source(address: str, settings: StoreConfig) -> tuple[Objects, str]:
@@ -138,20 +191,23 @@ def _source(address: str, settings: StoreConfig) -> tuple[Objects, str]:
 
 
 def shard_names(listing: Listing, count: int) -> list[str]:
-    """Names of the parts that `prepare_shard` takes; never more parts than recordings."""
-    parts = min(count, len(listing.recordings))
+    """Names of the parts that `prepare_shard` takes; never more parts than pieces."""
+    parts = min(count, len(listing.pieces))
     return [f"{listing.fingerprint}/{index}/{parts}" for index in range(parts)]
 
 
 def read_listing(objects: Objects, fingerprint: str) -> Listing:
     """Return a listing that `list_speech` noted."""
-    return Listing.model_validate_json(objects.read(_listing_key(fingerprint)).data)
+    data = patiently(lambda: objects.read(_listing_key(fingerprint))).data
+    return Listing.model_validate_json(data)
 
 
 def prepare_shard(
     objects: Objects, name: str, criteria: Criteria, workers: int, settings: StoreConfig
 ) -> Shard:
-    """Fetch the recordings of a part, check them, and store those that fit as one tar.
+    """Fetch the recordings of a part, check them, and store those that fit, piece by piece.
+
+    Pieces that an earlier run or an earlier attempt has measured are taken over.
 
     Raises:
         DataError: the name is none.
@@ -162,48 +218,84 @@ def prepare_shard(
         raise DataError(f"{name!r} is no part; one looks like <listing>/0/4")
     index, count = int(match["index"]), int(match["count"])
     listing = read_listing(objects, match["listing"])
-    recordings = listing.part(index, count)
-    with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
-        folder = Path(temporary)
-        _fetch_recordings(listing, recordings, folder, settings)
-        accepted, refused = measure_part(recordings, folder, criteria, workers)
-        tar = folder / "part.tar"
-        pack([entry.recording for entry in accepted], folder, tar)
-        chosen = hashlib.sha256(criteria.model_dump_json().encode()).hexdigest()[:12]
-        key = f"data/{listing.fingerprint}/{index}-of-{count}-{chosen}.tar"
-        sha256 = objects.upload(tar, key)
-    return Shard(
-        listing=listing.fingerprint,
-        index=index,
-        archive=key,
-        sha256=sha256,
-        accepted=tuple(accepted),
-        refused=tuple(refused),
-    )
-
-
-def _fetch_recordings(
-    listing: Listing, recordings: Sequence[Recording], folder: Path, settings: StoreConfig
-) -> None:
     sources = [_source(address, settings)[0] for address in listing.sources]
+    pieces: dict[int, Piece] = {}
+    part = listing.part(index, count)
+    for number, piece in enumerate(part, start=1):
+        key = f"data/pieces/{listing.identity(piece, criteria)}.json"
+        found = _known_piece(objects, key)
+        how = "prepared before"
+        if found is None:
+            members = listing.members(piece)
+            with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
+                folder = Path(temporary)
+                _fetch(sources[members[0].source], members, folder, settings.connections)
+                found = _prepare_piece(objects, members, folder, criteria, workers)
+            _upload_text(objects, found.model_dump_json(), key)
+            how = f"{len(found.accepted)} accepted, {len(found.refused)} refused"
+        pieces[piece.start] = found
+        print(f"piece {number} of {len(part)}: {how}", flush=True)
+    return Shard(listing=match["listing"], index=index, pieces=pieces)
+
+
+def _known_piece(objects: Objects, key: str) -> Piece | None:
+    """What was measured before, if its recordings are still there."""
+    try:
+        found = Piece.model_validate_json(patiently(lambda: objects.read(key)).data)
+        patiently(lambda: objects.stat(found.archive))
+    except NotFound:
+        return None
+    return found
+
+
+def _prepare_piece(
+    objects: Objects,
+    recordings: Sequence[Recording],
+    folder: Path,
+    criteria: Criteria,
+    workers: int,
+) -> Piece:
+    """Check recordings that lie in `folder`, and store those that fit."""
+    accepted, refused = measure_piece(recordings, folder, criteria, workers)
+    tar = folder / "piece.tar"
+    pack([recordings[entry.member] for entry in accepted], folder, tar)
+    sha256 = sha256_of(tar)
+    archive = f"data/archives/{sha256}.tar"
+    with suppress(Conflict):  # the very same is there
+        patiently(lambda: objects.upload(tar, archive, create=True))
+    return Piece(archive=archive, sha256=sha256, accepted=tuple(accepted), refused=tuple(refused))
+
+
+def _fetch(objects: Objects, recordings: Sequence[Recording], folder: Path, threads: int) -> None:
+    """Bring recordings as they were when they were listed; a busy store is waited for."""
 
     def fetch(entry: Recording) -> None:
-        objects = sources[entry.source]
-        stat = objects.stat(entry.path)
-        if stat.tag != entry.tag:
+        path, stat = folder / AUDIO / entry.place, Stat(entry.size, entry.tag)
+        try:
+            patiently(lambda: objects.download(entry.path, path, stat=stat))
+        except Conflict:
             raise StoreError(
                 f"{objects.location(entry.path)} has changed since the run began; start another"
-            )
-        objects.download(entry.path, folder / AUDIO / entry.place)
+            ) from None
 
-    with ThreadPoolExecutor(DOWNLOADS) as pool:
+    # Small files wait for the network and not for the processor.
+    with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(fetch, recordings):
             pass
 
 
-def write_archives(path: Path, shards: Iterable[Shard]) -> None:
-    """Note, beside the manifests of a prepared corpus, where its recordings are."""
-    lines = (f"{shard.sha256}  {shard.archive}\n" for shard in shards)
+def write_archives(path: Path, listing: Listing, shards: Iterable[Shard]) -> None:
+    """Note, beside the manifests of a prepared corpus, where its recordings are.
+
+    A line tells which of the listing's manifests they are of, and the tar's SHA-256 and name. However
+    many parts there were, the lines are the same: the training is named by them.
+    """
+    pieces = {start: piece for shard in shards for start, piece in shard.pieces.items()}
+    lines = [
+        f"{listing.recordings[start].source} {piece.sha256} {piece.archive}\n"
+        for start, piece in sorted(pieces.items())
+        if piece.accepted
+    ]
     path.write_text("".join(lines), encoding="utf-8")
 
 
@@ -226,17 +318,26 @@ def fetch_prepared(
     wanted: set[str] = set()
     for split in splits:
         utterances, _ = read_manifest(prepared / f"{split}.jsonl", lambda path: True)
-        wanted |= {_relative(u.audio_filepath, prepared / AUDIO) for u in utterances}
+        wanted |= {relative(u.audio_filepath, prepared / AUDIO) for u in utterances}
         manifests[split] = folder / f"{split}.jsonl"
         manifests[split].write_bytes((prepared / f"{split}.jsonl").read_bytes())
+    sources = {place.partition("/")[0] for place in wanted}
+    tar = folder / "piece.tar"
     for line in (prepared / ARCHIVES).read_text(encoding="utf-8").splitlines():
-        sha256, key = line.split("  ", 1)
-        tar = folder / "part.tar"
-        objects.download(key, tar, sha256=sha256)
-        unpack(tar, folder, wanted)
-        tar.unlink()
+        source, sha256, key = line.split(" ", 2)
+        if source in sources:
+            patiently(partial(objects.download, key, tar, sha256=sha256))
+            unpack(tar, folder, wanted)
+            tar.unlink()
     return manifests
 
 
 def _listing_key(fingerprint: str) -> str:
-    return f"data/{fingerprint}/listing.json"
+    return f"data/listings/{fingerprint}.json"
+
+
+def _upload_text(objects: Objects, text: str, key: str) -> None:
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+        path = Path(folder) / "text"
+        path.write_text(text, encoding="utf-8")
+        patiently(lambda: objects.upload(path, key))

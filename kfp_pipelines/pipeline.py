@@ -40,6 +40,13 @@ def _working(task: dsl.PipelineTask, cpus: str, memory: str) -> dsl.PipelineTask
     return _cached(_in_any_pod(task))
 
 
+def _with_memory(task: dsl.PipelineTask, memory: str) -> dsl.PipelineTask:
+    """A step that holds the whole listing: as much memory as a parameter says."""
+    # The compiler forgets a parameter that only a resource refers to.
+    task.register_pipeline_channels([memory])
+    return task.set_memory_request(memory).set_memory_limit(memory)
+
+
 def _on_gpu(
     task: dsl.PipelineTask,
     gpus: int,
@@ -79,6 +86,8 @@ def retraining(
     data_test_share: float = 0.05,
     data_criteria: dict = {},  # noqa: B006
     data_shards: int = 4,
+    data_memory: str = "8Gi",
+    data_max_unusable: float = 0.1,
     data_seed: int = 0,
     train_start: str = "production",
     train_recipe: str = "finetune",
@@ -118,7 +127,11 @@ def retraining(
             before has heard.
         data_criteria: Which recordings are accepted, where the defaults do not fit, such as
             {"max_seconds": 25}. See docs/pipeline.md.
-        data_shards: Pods that prepare at the same time.
+        data_shards: Pods that prepare at the same time, each at least some thousand recordings.
+        data_memory: Memory of the pods of Ingest, Prepare and Merge. A million recordings take
+            3.2 GiB.
+        data_max_unusable: Share of each manifest's lines that may be unusable, recordings that
+            are missing or cannot be decoded included. Above it the run ends.
         data_seed: Another number chooses other speakers for dev and test. What was trained before has
             heard most of them: only with train_start shipped and a data_test_manifest, or for a
             store without versions.
@@ -167,12 +180,15 @@ def retraining(
             dev_share=data_dev_share,
             test_share=data_test_share,
             shards=data_shards,
+            max_unusable=data_max_unusable,
+            punctuate=train_punctuate,
             run=run,
         )
-        _small(ingested).set_display_name("Ingest")
+        _with_memory(_small(ingested), data_memory).set_display_name("Ingest")
         with dsl.ParallelFor(ingested.output, name="prepare-parts") as shard:
             part = components.prepare(store=store, shard=shard, criteria=data_criteria)
-            _working(part, cpus="4", memory="8Gi").set_display_name("Prepare")
+            _cached(_in_any_pod(_with_memory(part, data_memory))).set_cpu_request("4")
+            part.set_display_name("Prepare")
         merged = components.merge(
             store=store,
             parts=dsl.Collected(part.outputs["part"]),
@@ -180,8 +196,9 @@ def retraining(
             dev_share=data_dev_share,
             test_share=data_test_share,
             seed=data_seed,
+            max_unusable=data_max_unusable,
         )
-        _cached(_small(merged)).set_display_name("Merge")
+        _cached(_with_memory(_small(merged), data_memory)).set_display_name("Merge")
         models = components.choose_models(store=store, start=train_start, run=run)
         _small(models).set_display_name("Choose models")
         trained = components.train(

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from kfp_pipelines import record
 from kfp_pipelines.data import (
     ARCHIVES,
+    check_usable,
     fetch_prepared,
     list_speech,
     prepare_shard,
@@ -43,15 +44,18 @@ from training.evaluate import EvaluateConfig, evaluate_in_turns
 from training.gate import HYPOTHESES, METRICS, Decision, GateConfig, decide
 from training.manifest import read_json_lines, read_manifest
 from training.package import ARCHIVE_NAME, build_package
-from training.prepare import Criteria, check_speakers, summary
+from training.prepare import UNDECODABLE, Criteria, check_apart, check_speakers, summary
+from training.results import WrittenForm
 from training.scoring import ScoringError
-from training.shards import Shard, join
+from training.shards import Listing, Shard, join
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTHING = ""
 PRODUCTION, SHIPPED = "production", "shipped"
 # Two numbers are fitted to each mode: more clips would only take longer.
 CALIBRATION_CLIPS = 2_000
+# English as it is written has some 12 marks in 100 words. The texts are looked at that tell it.
+BARE_MARKS_PER_100_WORDS, BARE_CAPITALS, TEXTS = 2.0, 0.1, 10_000
 # The release of `python -m kfp_pipelines run`, see local_serving; on a cluster there is none.
 LOCAL_RELEASE = "STENO_LOCAL_RELEASE"
 # The image that the pods of a TrainJob run; the pipeline sets it.
@@ -92,16 +96,25 @@ def ingest(
     test_manifest: str,
     shares: Mapping[SplitName, float],
     shards: int,
+    max_unusable: float,
+    punctuate: bool,
     run: str,
 ) -> list[str]:
     """Look at what there is to learn from; the names of the parts to prepare.
 
+    Args:
+        max_unusable: share of each manifest's lines.
+        punctuate: whether training gives bare texts capitals and punctuation.
+
     Raises:
         StepError: shares or shards are not possible, which else would show after hours.
-        PreparationError: there are too few speakers to split.
+        DataError: too much of a manifest cannot be used.
+        PreparationError: there are too few speakers to split, or one is in both manifests.
     """
     if shards < 1:
         raise StepError(f"data_shards is {shards}; give at least 1")
+    if not 0 <= max_unusable <= 1:
+        raise StepError(f"data_max_unusable is {max_unusable}; give a share from 0 to 1")
     asked = {"data_dev_share": shares["dev"]}
     if not test_manifest:
         asked["data_test_share"] = shares["test"]
@@ -114,20 +127,45 @@ def ingest(
     config = store_config(store)
     objects = open_objects(config)
     listing = list_speech(objects, manifest, test_manifest, config)
+    check_usable(listing, max_unusable)
     splits: dict[SplitName, float] = {"train": 1 - sum(asked.values()), "dev": shares["dev"]}
     if not test_manifest:
         splits["test"] = shares["test"]
-    check_speakers({r.speaker for r in listing.recordings if r.use == "split"}, splits)
+    speakers = {r.speaker for r in listing.recordings if r.use == "split"}
+    check_speakers(speakers, splits)
+    check_apart(
+        {
+            "data_manifest": speakers,
+            "data_test_manifest": {r.speaker for r in listing.recordings if r.use == "test"},
+        },
+        "take their recordings out of one of the two",
+    )
     hours = sum(entry.duration for entry in listing.recordings) / 3600
     record.note(
         objects,
         run,
         "ingest",
         f"{len(listing.recordings)} recordings, {hours:.2f} h, {len(listing.rejected)} unusable"
-        f" lines; listing {listing.fingerprint[:12]}",
+        f" lines; listing {listing.fingerprint[:12]}{'' if punctuate else _bare_texts(listing)}",
         listing=listing.fingerprint,
     )
     return shard_names(listing, shards)
+
+
+def _bare_texts(listing: Listing) -> str:
+    """A warning if the decoder would unlearn capitals or punctuation; else nothing."""
+    texts = [r.written or r.text for r in listing.recordings if r.use == "split"]
+    form = WrittenForm.of(texts[:: 1 + len(texts) // TEXTS])
+    if (
+        form.marks_per_100_words >= BARE_MARKS_PER_100_WORDS
+        and form.starts_with_capital >= BARE_CAPITALS
+    ):
+        return ""
+    return (
+        f". Beware: the texts have {form.marks_per_100_words:.1f} marks in 100 words, and"
+        f" {form.starts_with_capital:.0%} begin with a capital; a model that is trained on them unlearns"
+        " what they lack. Set train_punctuate to true"
+    )
 
 
 def prepare(store: str, shard: str, criteria: dict[str, Any], output: Path) -> None:
@@ -137,7 +175,8 @@ def prepare(store: str, shard: str, criteria: dict[str, Any], output: Path) -> N
     found = prepare_shard(open_objects(config), shard, _criteria(criteria), workers, config)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(found.model_dump_json(), encoding="utf-8")
-    print(f"{len(found.accepted)} recordings accepted, {len(found.refused)} refused")
+    accepted, refused = (sum(1 for _ in entries) for entries in (found.accepted(), found.refused()))
+    print(f"{accepted} recordings accepted, {refused} refused")
 
 
 def merge(
@@ -146,6 +185,7 @@ def merge(
     criteria: dict[str, Any],
     shares: Mapping[SplitName, float],
     seed: int,
+    max_unusable: float,
     output: Path,
 ) -> str:
     """Join the parts and split them by speaker.
@@ -153,19 +193,23 @@ def merge(
     Args:
         shares: of dev and test; the rest is for training. Test's counts where no test manifest
             was given.
+        max_unusable: share of each manifest's lines, recordings that cannot be decoded included.
 
     Returns:
         The data's fingerprint.
     """
     parts = [Shard.model_validate_json(path.read_text(encoding="utf-8")) for path in shards]
     listing = read_listing(open_objects(store_config(store)), parts[0].listing)
+    refused = (found for part in parts for found in part.refused())
+    undecodable = [(place, entry.reason) for place, entry in refused if entry.kind == UNDECODABLE]
+    check_usable(listing, max_unusable, undecodable)
     split: dict[SplitName, float] = {"dev": shares["dev"]}
     if len(listing.sources) == 1:
         split["test"] = shares["test"]
     split = {"train": 1 - sum(split.values()), **split}
     output.mkdir(parents=True, exist_ok=True)
     prepared = join(listing, parts, output, split=split, seed=seed, criteria=_criteria(criteria))
-    write_archives(output / ARCHIVES, parts)
+    write_archives(output / ARCHIVES, listing, parts)
     print(summary(prepared, output))
     return prepared.statistics.fingerprint
 

@@ -1,17 +1,23 @@
 """Preparation in parts: each part of a corpus is measured and packed alone, then they are joined.
 
     Listing   what the manifests name, before any recording was looked at
-    Shard     one part, measured; its recordings lie in a tar, byte for byte as they were
+    Piece     neighbours in a listing, measured; their recordings lie in a tar, as they were
+    Shard     the pieces of one part
     join      the splits, statistics and refusals of all parts, as `training.prepare` writes them
 
 Recordings are named by their place below one folder, `audio/`, which exists only where they are needed.
+There may be millions of them: what is held for each is small, and says by a number which one it is of.
 """
 
 import hashlib
+import json
 import tarfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +27,11 @@ from training.manifest import Rejected, Utterance
 from training.prepare import Criteria, Found, Measured, Prepared, Refusal, assemble, measure
 
 AUDIO = "audio"
+# Recordings of a piece on average, and at most.
+PIECE, LARGEST_PIECE = 1_000, 4_000
+# Raise it when recordings are decoded or judged otherwise, or pieces are kept otherwise: what was
+# measured before is then measured anew.
+VERSION = 1
 
 
 class ShardError(ValueError):
@@ -31,13 +42,16 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Recording(_Record):
+@dataclass(frozen=True, slots=True)
+class Recording:
     """A line of a manifest."""
 
     source: int
     """Which of the listing's manifests."""
     path: str
     """From the manifest's folder."""
+    size: int
+    """In bytes."""
     tag: str
     """Another one whenever the recording changes."""
     use: Literal["split", "test"]
@@ -66,6 +80,12 @@ class Recording(_Record):
             group=self.group,
         )
 
+    @property
+    def ends_piece(self) -> bool:
+        """Whether the next recording begins another piece, whatever stands around the two."""
+        digest = hashlib.sha256(self.path.encode()).digest()
+        return int.from_bytes(digest[:8], "big") % PIECE == 0
+
 
 class RejectedLine(_Record):
     """A line of a manifest that cannot be used."""
@@ -84,32 +104,80 @@ class Listing(_Record):
     recordings: tuple[Recording, ...]
     rejected: tuple[RejectedLine, ...]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of manifests and recordings as they are; another one when anything changes."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
-    def part(self, index: int, count: int) -> list[Recording]:
-        """Part `index` of `count`; each recording is in one, and all have about as many seconds."""
-        by_length = sorted(range(len(self.recordings)), key=lambda i: -self.recordings[i].duration)
-        # In the listing's order: of equal recordings the first is kept, however many parts there are.
-        return [self.recordings[i] for i in sorted(by_length[index::count])]
+    @cached_property
+    def pieces(self) -> list[range]:
+        """Neighbours that are prepared together, by their places in `recordings`.
+
+        Where one ends is up to the recording there. So where lines are added or taken out, that piece
+        changes, and all others stay what they are: of a manifest that is appended to, all but the last.
+        """
+        found: list[range] = []
+        start = 0
+        for end, entry in enumerate(self.recordings, start=1):
+            if (
+                end == len(self.recordings)
+                or entry.ends_piece
+                or end - start == LARGEST_PIECE
+                or self.recordings[end].source != entry.source
+            ):
+                found.append(range(start, end))
+                start = end
+        return found
+
+    def members(self, piece: range) -> Sequence[Recording]:
+        """The recordings of a piece."""
+        return self.recordings[piece.start : piece.stop]
+
+    def identity(self, piece: range, criteria: Criteria) -> str:
+        """SHA-256 of all that decides what comes of a piece, whatever listing it stands in."""
+        members = self.members(piece)
+        source = members[0].source
+        folder = self.sources[source].rpartition("/")[0]
+        entries = [(entry.path, entry.size, entry.tag, entry.text) for entry in members]
+        content = [VERSION, source, folder, criteria.model_dump(), entries]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def part(self, index: int, count: int) -> list[range]:
+        """The pieces of part `index` of `count`; all parts have about as many seconds of speech."""
+
+        def seconds(piece: range) -> float:
+            return sum(entry.duration for entry in self.members(piece))
+
+        return sorted(sorted(self.pieces, key=seconds)[index::count], key=lambda piece: piece.start)
 
 
-class Accepted(_Record):
+class Accepted(NamedTuple):
     """A recording that was decoded and fits."""
 
-    recording: Recording
+    member: int
+    """Its place in the piece."""
     seconds: float
     sha256: str
 
 
-class Refused(_Record):
+class Refused(NamedTuple):
     """A recording that cannot be decoded or does not fit."""
 
-    recording: Recording
+    member: int
+    """Its place in the piece."""
     kind: str
     reason: str
+
+
+class Piece(_Record):
+    """Some neighbours in a listing, measured."""
+
+    archive: str
+    """Name under which the tar with those that were accepted is stored."""
+    sha256: str
+    """Of the tar."""
+    accepted: tuple[Accepted, ...]
+    refused: tuple[Refused, ...]
 
 
 class Shard(_Record):
@@ -118,25 +186,33 @@ class Shard(_Record):
     listing: str
     """Fingerprint of the listing that it is a part of."""
     index: int
-    archive: str
-    """Name under which the tar is stored."""
-    sha256: str
-    """Of the tar."""
-    accepted: tuple[Accepted, ...]
-    refused: tuple[Refused, ...]
+    pieces: dict[int, Piece]
+    """Each by the place of its first recording in the listing."""
+
+    def accepted(self) -> Iterator[tuple[int, Accepted]]:
+        """What was accepted, each with its place in the listing."""
+        for start, piece in self.pieces.items():
+            for entry in piece.accepted:
+                yield start + entry.member, entry
+
+    def refused(self) -> Iterator[tuple[int, Refused]]:
+        """What was refused, each with its place in the listing."""
+        for start, piece in self.pieces.items():
+            for entry in piece.refused:
+                yield start + entry.member, entry
 
 
-def measure_part(
+def measure_piece(
     recordings: Sequence[Recording], folder: Path, criteria: Criteria, workers: int
 ) -> tuple[list[Accepted], list[Refused]]:
     """Decode and check recordings that lie in `folder`/audio, in `workers` processes."""
-    by_path = {entry.utterance(folder).audio_filepath: entry for entry in recordings}
-    listed = [(entry.utterance(folder), folder) for entry in recordings]
-    accepted, refused = measure(listed, criteria, workers)
+    utterances = [entry.utterance(folder) for entry in recordings]
+    members = {utterance.audio_filepath: place for place, utterance in enumerate(utterances)}
+    accepted, refused = measure([(entry, folder) for entry in utterances], criteria, workers)
     return (
         [
             Accepted(
-                recording=by_path[found.utterance.audio_filepath],
+                member=members[found.utterance.audio_filepath],
                 seconds=found.utterance.duration,
                 sha256=found.audio_sha256,
             )
@@ -144,7 +220,7 @@ def measure_part(
         ],
         [
             Refused(
-                recording=by_path[refusal.what.audio_filepath],
+                member=members[refusal.what.audio_filepath],
                 kind=refusal.kind,
                 reason=refusal.reason,
             )
@@ -204,29 +280,22 @@ def join(
         )
         for line in listing.rejected
     ]
-    refusals += [
-        Refusal(
-            entry.kind,
-            entry.reason,
-            names[entry.recording.source],
-            entry.recording.utterance(output),
+    # In the listing's order: of equal recordings the first is kept, however many parts there are.
+    for place, refused in sorted(chain.from_iterable(shard.refused() for shard in shards)):
+        entry = listing.recordings[place]
+        refusals.append(
+            Refusal(refused.kind, refused.reason, names[entry.source], entry.utterance(output))
         )
-        for shard in shards
-        for entry in shard.refused
-    ]
     measured: dict[SplitName | None, list[Found]] = {}
-    order = {entry.place: place for place, entry in enumerate(listing.recordings)}
-    accepted = [entry for shard in shards for entry in shard.accepted]
-    for entry in sorted(accepted, key=lambda entry: order[entry.recording.place]):
+    for place, accepted in sorted(chain.from_iterable(shard.accepted() for shard in shards)):
+        entry = listing.recordings[place]
+        group: SplitName | None = "test" if entry.use == "test" else None
         found = Measured(
-            utterance=entry.recording.model_copy(update={"duration": entry.seconds}).utterance(
-                output
-            ),
-            declared_duration=entry.recording.duration,
-            audio_sha256=entry.sha256,
+            utterance=replace(entry.utterance(output), duration=accepted.seconds),
+            declared_duration=entry.duration,
+            audio_sha256=accepted.sha256,
         )
-        group: SplitName | None = "test" if entry.recording.use == "test" else None
-        measured.setdefault(group, []).append((found, names[entry.recording.source]))
+        measured.setdefault(group, []).append((found, names[entry.source]))
     return assemble(
         output,
         measured,
@@ -240,13 +309,10 @@ def join(
 def _check(listing: Listing, shards: Sequence[Shard]) -> None:
     if foreign := [shard.index for shard in shards if shard.listing != listing.fingerprint]:
         raise ShardError(f"parts {foreign} are of another listing than {listing.fingerprint}")
-    places = [
-        *(entry.recording.place for shard in shards for entry in shard.accepted),
-        *(entry.recording.place for shard in shards for entry in shard.refused),
-    ]
-    listed = {entry.place for entry in listing.recordings}
-    if len(places) != len(set(places)) or set(places) != listed:
+    places = [place for shard in shards for place, _ in (*shard.accepted(), *shard.refused())]
+    listed = len(listing.recordings)
+    if sorted(places) != list(range(listed)):
         raise ShardError(
             f"the parts {sorted(shard.index for shard in shards)} hold {len(places)} recordings,"
-            f" {len(set(places))} of them different; the listing has {len(listed)}"
+            f" {len(set(places))} of them different; the listing has {listed}"
         )

@@ -63,8 +63,8 @@ def prepare(store: StoreConfig, manifest: str, workers: int) -> tuple[float, flo
     started = time.perf_counter()
     shard = prepare_shard(objects, name, Criteria(), workers, store)
     seconds = time.perf_counter() - started
-    assert len(shard.accepted) == len(listing.recordings), shard.refused[:3]
-    return sum(entry.seconds for entry in shard.accepted), seconds
+    assert not [*shard.refused()]
+    return sum(entry.seconds for _, entry in shard.accepted()), seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -76,6 +76,16 @@ def test_training_gets_its_gpu_its_nodes_shared_memory_and_further_attempts(
     assert tasks["train"]["retryPolicy"]["backoffMaxDuration"] == f"{30 * 86_400}s"
 
 
+def test_steps_that_hold_the_whole_listing_have_the_memory_of_a_parameter(
+    documents: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    for name in ("ingest", "prepare", "merge"):
+        executor = documents[0]["deploymentSpec"]["executors"][f"exec-{name}"]
+        resources = executor["container"]["resources"]
+        for kind in ("resourceMemoryLimit", "resourceMemoryRequest"):
+            assert "data_memory" in resources[kind], (name, kind)
+
+
 def test_every_graph_is_given_what_its_tasks_refer_to(
     documents: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:

@@ -50,7 +50,7 @@ def make_task(store: StoreConfig, folder: Path, **overrides: object) -> FitTask:
     prepared.mkdir()
     split = {"train": 0.6, "dev": 0.1, "test": 0.3}
     join(listing, [shard], prepared, split=split, seed=0, criteria=Criteria())
-    write_archives(prepared / ARCHIVES, [shard])
+    write_archives(prepared / ARCHIVES, listing, [shard])
     names = ("train.jsonl", "dev.jsonl", ARCHIVES)
     return FitTask(
         store=store,

@@ -1,16 +1,30 @@
 """Steps around training: what is ingested, which version a release becomes, what the run tells."""
 
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
-from kfp_pipelines import record, steps
+from kfp_pipelines import data, record, steps
 from kfp_pipelines.data import DataError, list_speech, prepare_shard, shard_names
 from kfp_pipelines.rollout import RollOutError
-from store import ModelStore, NotFound, StoreConfig, StoreError, open_objects
+from store import (
+    ModelStore,
+    NotFound,
+    Stat,
+    StoreConfig,
+    StoreError,
+    open_objects,
+    patience,
+)
+from store.folder import FolderObjects
 from tests.s3_server import S3Server
+from tests.store.faulty_proxy import Fault, FaultyProxy
+from training import shards
 from training.corpus_statistics import SplitName
 from training.prepare import Criteria, PreparationError
 
@@ -41,11 +55,130 @@ def test_recordings_in_s3_are_listed_prepared_and_stored_by_what_they_are(
     assert listing.rejected[0].reason == "no such file: 'gone.wav'"
     assert list_speech(objects, speech, "", s3).fingerprint == listing.fingerprint
 
-    name, _ = shard_names(listing, 2)
+    (name,) = shard_names(listing, 2)  # six recordings are one piece
     shard = prepare_shard(objects, name, Criteria(), 1, s3)
-    assert shard.archive in objects.keys("data/")
-    assert len(shard.accepted) == 3
+    (piece,) = shard.pieces.values()
+    assert objects.stat(piece.archive).sha256 == piece.sha256
+    assert len(piece.accepted) == 6
     assert prepare_shard(objects, name, Criteria(), 1, s3) == shard
+
+
+@pytest.fixture
+def single_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each recording is a piece."""
+    monkeypatch.setattr(shards, "PIECE", 1)
+
+
+@pytest.mark.usefixtures("single_recordings")
+def test_what_was_prepared_before_is_found_and_not_prepared_again(
+    s3: StoreConfig, speech: str, server: S3Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objects, client = open_objects(s3), server.client()
+    folder = speech.removeprefix(f"s3://{BUCKET}/").removesuffix("manifest.jsonl")
+    first = list_speech(objects, speech, "", s3)
+    before = [prepare_shard(objects, name, Criteria(), 1, s3) for name in shard_names(first, 2)]
+    assert [len(shard.pieces) for shard in before] == [3, 3]
+    known = {start: piece for shard in before for start, piece in shard.pieces.items()}
+    assert "prepared before" not in capsys.readouterr().out
+
+    # A line is appended, and the store has lost a tar.
+    client.copy_object(
+        Bucket=BUCKET, Key=f"{folder}gone.wav", CopySource=f"{BUCKET}/{folder}short.wav"
+    )
+    client.delete_object(Bucket=BUCKET, Key=s3.prefix + known[1].archive)
+    listing = list_speech(objects, speech, "", s3)
+    (name,) = shard_names(listing, 1)
+    shard = prepare_shard(objects, name, Criteria(), 1, s3)
+    assert {start: piece for start, piece in shard.pieces.items() if start < 6} == known
+    assert capsys.readouterr().out.count("prepared before") == 5
+    assert all(objects.stat(piece.archive) for piece in shard.pieces.values())
+
+
+@pytest.mark.usefixtures("single_recordings")
+def test_what_other_code_prepares_takes_the_place_of_nothing(
+    s3: StoreConfig, speech: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of a former image, or one whose Merge is cached, counts on what it prepared."""
+    objects = open_objects(s3)
+    listing = list_speech(objects, speech, "", s3)
+    (name,) = shard_names(listing, 1)
+    before = prepare_shard(objects, name, Criteria(), 1, s3)
+    monkeypatch.setattr(shards, "VERSION", shards.VERSION + 1)
+    monkeypatch.setattr(data, "measure_piece", lambda recordings, *_: ([], []))
+    after = prepare_shard(objects, name, Criteria(), 1, s3)
+    assert [*after.accepted()] == []
+    for piece in before.pieces.values():
+        objects.download(piece.archive, tmp_path / "tar", sha256=piece.sha256)
+
+
+@pytest.mark.usefixtures("single_recordings")
+def test_an_attempt_that_was_ended_leaves_what_it_had_prepared(
+    s3: StoreConfig,
+    speech: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    objects = open_objects(s3)
+    (name,) = shard_names(list_speech(objects, speech, "", s3), 1)
+    measured = []
+
+    def measure(*given: Any) -> Any:
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        measured.append(given)
+        return shards.measure_piece(*given)
+
+    monkeypatch.setattr(data, "measure_piece", measure)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_shard(objects, name, Criteria(), 1, s3)
+    monkeypatch.setattr(data, "measure_piece", shards.measure_piece)
+    capsys.readouterr()
+    assert len([*prepare_shard(objects, name, Criteria(), 1, s3).accepted()]) == 6
+    assert capsys.readouterr().out.count("prepared before") == 4
+
+
+def test_a_store_that_refuses_every_second_request_is_waited_for(
+    s3: StoreConfig, speech: str, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+    with FaultyProxy(server.port) as proxy:
+        # Without attempts of its own, as when botocore's quota of them is empty.
+        settings = s3.model_copy(update={"endpoint": proxy.endpoint, "attempts": 1})
+        objects = open_objects(settings)
+        methods = ("GET", "HEAD", "PUT")
+        proxy.faults = [Fault(method, "", times=1_000, every=2, status=503) for method in methods]
+        listing = list_speech(objects, speech, "", settings)
+        (name,) = shard_names(listing, 1)
+        assert len([*prepare_shard(objects, name, Criteria(), 1, settings).accepted()]) == 6
+
+
+def test_only_the_folder_that_a_manifest_names_is_listed(
+    tmp_path: Path, store: StoreConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest may lie at the root of a bucket with millions of other objects."""
+    asked = []
+
+    def stats(self: FolderObjects, prefix: str = "") -> dict[str, Stat]:
+        asked.append(prefix)
+        return listed(self, prefix)
+
+    listed = FolderObjects.stats
+    monkeypatch.setattr(FolderObjects, "stats", stats)
+    for names, prefix in (
+        (["speech/a/1.wav", "speech/b/2.wav"], "speech/"),
+        (["speech/a/1.wav", "../3.wav"], "speech/a/"),
+        (["speech/a/1.wav", "2.wav"], ""),
+    ):
+        asked.clear()
+        lines = [{"audio_filepath": name, "duration": 1.5, "text": "hello"} for name in names]
+        for name in names:
+            (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / name).write_bytes(b"not looked into yet")
+        (tmp_path / "in" / "all.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        listing = list_speech(open_objects(store), str(tmp_path / "in" / "all.jsonl"), "", store)
+        assert asked == [prefix]
+        found = [recording.path for recording in listing.recordings]
+        assert found == [name for name in names if not name.startswith("..")]
 
 
 def test_another_recording_under_the_same_name_is_another_listing(
@@ -175,11 +308,45 @@ def test_a_store_that_cannot_be_read_is_told_to_the_webhook(
     assert json.loads(webhook[1][0])["text"] == text
 
 
+def manifest_of(path: Path, *lines: dict[str, str]) -> Path:
+    """Write a manifest, and for each line a file beside it."""
+    entries = []
+    for number, line in enumerate(lines):
+        audio = path.with_name(f"{path.stem}-{number}.wav")
+        audio.write_bytes(b"not looked into yet")
+        entry = {"audio_filepath": audio.name, "duration": 1.5, "text": "Hello there.", **line}
+        entries.append(json.dumps(entry) + "\n")
+    path.write_text("".join(entries))
+    return path
+
+
+def ingest(
+    store: StoreConfig,
+    manifest: Path,
+    test_manifest: Path | str = "",
+    shares: Mapping[SplitName, float] = MappingProxyType({"dev": 0.1, "test": 0.1}),
+    shards: int = 1,
+    max_unusable: float = 0.1,
+    punctuate: bool = False,
+) -> list[str]:
+    return steps.ingest(
+        store.url,
+        str(manifest),
+        str(test_manifest),
+        shares,
+        shards,
+        max_unusable,
+        punctuate,
+        "run",
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"shards": 0}, "data_shards is 0; give at least 1"),
         ({"dev": 0.0}, "data_dev_share is 0.0; give a share between 0 and 1"),
+        ({"max_unusable": 1.5}, "data_max_unusable is 1.5; give a share from 0 to 1"),
         ({"test": 0.0}, "data_test_share is 0.0; give a share between 0 and 1"),
         ({"dev": 0.6, "test": 0.6}, "data_dev_share 0.6 and data_test_share 0.6 leave nothing"),
     ],
@@ -187,22 +354,86 @@ def test_a_store_that_cannot_be_read_is_told_to_the_webhook(
 def test_what_would_fail_after_hours_is_refused_at_once(
     store: StoreConfig, values: dict[str, float], message: str
 ) -> None:
-    shares = {"dev": values.get("dev", 0.1), "test": values.get("test", 0.1)}
+    shares: dict[SplitName, float] = {
+        "dev": values.get("dev", 0.1),
+        "test": values.get("test", 0.1),
+    }
     with pytest.raises(steps.StepError, match=message):
-        steps.ingest(store.url, "mine.jsonl", "", shares, int(values.get("shards", 1)), "run")
+        ingest(
+            store,
+            Path("mine.jsonl"),
+            shares=shares,
+            shards=int(values.get("shards", 1)),
+            max_unusable=values.get("max_unusable", 0.1),
+        )
 
 
 def test_speech_of_one_speaker_is_refused_before_it_is_prepared(
     store: StoreConfig, tmp_path: Path
 ) -> None:
-    lines = []
-    for name in ("a.wav", "b.wav"):
-        (tmp_path / name).write_bytes(b"not looked into yet")
-        lines.append(json.dumps({"audio_filepath": name, "duration": 1.5, "text": "hello there"}))
-    (tmp_path / "all.jsonl").write_text("\n".join(lines) + "\n")
-    shares: dict[SplitName, float] = {"dev": 0.1, "test": 0.1}
+    manifest = manifest_of(tmp_path / "all.jsonl", {}, {})
     with pytest.raises(PreparationError, match="1 speakers cannot be shared among train"):
-        steps.ingest(store.url, str(tmp_path / "all.jsonl"), "", shares, 1, "run")
+        ingest(store, manifest)
+
+
+def test_a_speaker_in_both_manifests_is_refused_before_anything_is_prepared(
+    store: StoreConfig, tmp_path: Path
+) -> None:
+    speakers = [{"speaker": name} for name in ("anna", "bert", "cleo")]
+    manifest = manifest_of(tmp_path / "all.jsonl", *speakers, {})
+    tests = manifest_of(tmp_path / "test.jsonl", {"speaker": "dora"}, {"speaker": "bert"}, {})
+    both = "1 speakers stand in more than one split: bert in data_manifest and data_test_manifest"
+    with pytest.raises(PreparationError, match=both):
+        ingest(store, manifest, tests)
+
+
+def test_manifests_whose_recordings_have_vanished_end_the_run(
+    store: StoreConfig, tmp_path: Path
+) -> None:
+    speakers = [{"speaker": str(number)} for number in range(20)]
+    manifest = manifest_of(tmp_path / "all.jsonl", *speakers)
+    for number in range(2):
+        (tmp_path / f"all-{number}.wav").unlink()
+    assert len(ingest(store, manifest)) == 1
+    for number in range(2, 17):
+        (tmp_path / f"all-{number}.wav").unlink()
+    told = "17 of the 20 lines of .*all.jsonl cannot be used, 85.0%, and data_max_unusable is 0.1. "
+    with pytest.raises(DataError, match=told + "The first: line 1: no such file: 'all-0.wav'; "):
+        ingest(store, manifest)
+    assert len(ingest(store, manifest, max_unusable=0.9)) == 1
+
+
+def test_recordings_that_cannot_be_decoded_end_the_run_too(
+    store: StoreConfig, tmp_path: Path
+) -> None:
+    """Each line has its recording, and no recording is one."""
+    speakers = [{"speaker": str(number)} for number in range(4)]
+    (name,) = ingest(store, manifest_of(tmp_path / "all.jsonl", *speakers))
+    steps.prepare(store.url, name, {}, tmp_path / "part")
+    shares: dict[SplitName, float] = {"dev": 0.1, "test": 0.1}
+    told = "4 of the 4 lines of .*all.jsonl cannot be used, .* The first: all-0.wav: "
+    with pytest.raises(DataError, match=told):
+        steps.merge(store.url, [tmp_path / "part"], {}, shares, 0, 0.5, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("texts", "punctuate", "warned"),
+    [
+        (["hello there", "good morning to you"], False, True),
+        (["HELLO THERE", "GOOD MORNING TO YOU"], False, True),
+        (["hello there.", "good morning, to you."], False, True),
+        (["hello there", "good morning to you"], True, False),
+        (["Hello there.", "Good morning to you!"], False, False),
+    ],
+)
+def test_texts_of_which_the_decoder_would_unlearn_punctuation_are_told(
+    store: StoreConfig, tmp_path: Path, texts: list[str], punctuate: bool, warned: bool
+) -> None:
+    lines = [{"text": text, "speaker": str(number)} for number, text in enumerate(texts * 2)]
+    ingest(store, manifest_of(tmp_path / "all.jsonl", *lines), punctuate=punctuate)
+    text = steps.notify(store.url, "run", "SUCCEEDED", "", "")
+    assert ("Beware: the texts have" in text) == warned
+    assert ("Set train_punctuate to true" in text) == warned
 
 
 def test_what_was_taken_back_is_not_put_in_again(

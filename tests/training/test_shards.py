@@ -1,28 +1,39 @@
 """A corpus prepared in parts is the one that is prepared at once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from training import shards as module
 from training.prepare import Criteria, PreparationError, PrepareConfig, prepare
 from training.shards import (
     AUDIO,
+    LARGEST_PIECE,
+    PIECE,
     Listing,
+    Piece,
     Recording,
     RejectedLine,
     Shard,
     ShardError,
     join,
-    measure_part,
+    measure_piece,
     pack,
     unpack,
 )
 
 SPEAKERS = 8
 SPLIT = {"train": 0.5, "dev": 0.25, "test": 0.25}
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpus is four pieces."""
+    monkeypatch.setattr(module, "PIECE", 4)
 
 
 @pytest.fixture
@@ -57,6 +68,7 @@ def listing_of(manifest: Path) -> Listing:
         Recording(
             source=0,
             path=Path(line["audio_filepath"]).name,
+            size=1,
             tag="1",
             use="split",
             duration=line["duration"],
@@ -75,24 +87,50 @@ def listing_of(manifest: Path) -> Listing:
 def measured(listing: Listing, folder: Path, count: int) -> list[Shard]:
     shards = []
     for index in range(count):
-        accepted, refused = measure_part(listing.part(index, count), folder, Criteria(), 1)
-        shards.append(
-            Shard(
-                listing=listing.fingerprint,
-                index=index,
-                archive=f"{index}.tar",
-                sha256="",
-                accepted=tuple(accepted),
-                refused=tuple(refused),
+        pieces = {}
+        for piece in listing.part(index, count):
+            accepted, refused = measure_piece(listing.members(piece), folder, Criteria(), 1)
+            pieces[piece.start] = Piece(
+                archive="1.tar", sha256="", accepted=tuple(accepted), refused=tuple(refused)
             )
-        )
+        shard = Shard(listing=listing.fingerprint, index=index, pieces=pieces)
+        shards.append(Shard.model_validate_json(shard.model_dump_json()))  # as Merge gets it
     return shards
+
+
+def many(count: int, source: int = 0, first: int = 0) -> list[Recording]:
+    return [
+        Recording(
+            source=source,
+            path=f"{number:06}.wav",
+            size=1,
+            tag="1",
+            use="split" if source == 0 else "test",
+            duration=5.0,
+            text="some words",
+            speaker=None,
+            label=None,
+            written=None,
+            group=None,
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def listing_with(*recordings: Recording) -> Listing:
+    sources = ("s3://b/all.jsonl", "s3://b/test.jsonl")
+    return Listing(sources=sources, recordings=recordings, rejected=())
+
+
+def identities(listing: Listing, criteria: Criteria | None = None) -> set[str]:
+    return {listing.identity(piece, criteria or Criteria()) for piece in listing.pieces}
 
 
 def lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("count", [1, 3])
 def test_parts_joined_are_what_one_process_prepares(
     corpus: Path, tmp_path: Path, count: int
@@ -121,15 +159,69 @@ def test_parts_joined_are_what_one_process_prepares(
     assert kinds == {"unusable line", "too short", "undecodable", "duplicate audio"}
 
 
-def test_every_recording_is_in_one_part_and_parts_are_of_a_length(corpus: Path) -> None:
-    listing = listing_of(corpus)
+def test_every_recording_is_in_one_part_and_parts_are_of_a_length() -> None:
+    listing = listing_with(*many(100_000))
     parts = [listing.part(index, 3) for index in range(3)]
-    places = [entry.place for part in parts for entry in part]
-    assert sorted(places) == sorted(entry.place for entry in listing.recordings)
-    seconds = [sum(entry.duration for entry in part) for part in parts]
-    assert max(seconds) - min(seconds) < 2.5  # the longest recording
+    places = [place for part in parts for piece in part for place in piece]
+    assert sorted(places) == [*range(100_000)]
+    sizes = [sum(map(len, part)) for part in parts]
+    assert max(sizes) - min(sizes) < LARGEST_PIECE
 
 
+def test_recordings_that_are_appended_change_the_last_piece_alone() -> None:
+    """What is retrained each week must not be prepared each week."""
+    before = listing_with(*many(50_000))
+    after = listing_with(*many(51_000))
+    assert len(before.pieces) == pytest.approx(50_000 / PIECE, rel=0.3)
+    assert max(map(len, before.pieces)) <= LARGEST_PIECE
+    assert len(identities(before) - identities(after)) <= 1
+    assert len(identities(after) - identities(before)) <= 4
+
+
+def test_a_line_that_is_added_taken_out_or_changed_changes_its_piece_alone() -> None:
+    recordings = many(20_000)
+    before = identities(listing_with(*recordings))
+    (new,) = many(1, first=70_000)
+    changed = replace(recordings[10_000], tag="2")
+    for others in (
+        [*recordings[:10_000], new, *recordings[10_000:]],
+        [*recordings[:10_000], *recordings[10_001:]],
+        [*recordings[:10_000], changed, *recordings[10_001:]],
+    ):
+        # Where the line itself ended a piece, two have become one or one two.
+        assert len(identities(listing_with(*others)) - before) in (1, 2)
+
+
+def test_no_piece_holds_recordings_of_two_manifests() -> None:
+    """So that a test manifest is found again whatever is appended to the other."""
+    tested = many(700, source=1)
+    listing = listing_with(*many(3_000), *tested)
+    for piece in listing.pieces:
+        assert len({entry.source for entry in listing.members(piece)}) == 1
+    assert identities(listing_with(*many(3_500), *tested)) >= {
+        listing.identity(piece, Criteria())
+        for piece in listing.pieces
+        if listing.recordings[piece.start].source == 1
+    }
+
+
+def test_a_piece_is_another_when_anything_changes_that_its_outcome_depends_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, *others = many(5)
+    same = identities(listing_with(first, *others))
+    for values in ({"speaker": "anna"}, {"duration": 3.0}, {"group": "north"}):
+        assert identities(listing_with(replace(first, **values), *others)) == same
+    for values in ({"path": "x.wav"}, {"size": 2}, {"tag": "2"}, {"text": "more words"}):
+        assert identities(listing_with(replace(first, **values), *others)) != same
+    assert identities(listing_with(first, *others), Criteria(max_seconds=20)) != same
+    elsewhere = Listing(sources=("s3://c/all.jsonl",), recordings=(first, *others), rejected=())
+    assert identities(elsewhere) != same
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    assert identities(listing_with(first, *others)) != same
+
+
+@pytest.mark.usefixtures("small_pieces")
 def test_a_part_that_is_missing_twice_there_or_foreign_is_refused(
     corpus: Path, tmp_path: Path
 ) -> None:
@@ -139,9 +231,10 @@ def test_a_part_that_is_missing_twice_there_or_foreign_is_refused(
     def attempt(parts: list[Shard]) -> None:
         join(listing, parts, tmp_path, split=SPLIT, seed=0, criteria=Criteria())
 
-    with pytest.raises(ShardError, match="hold 8 recordings, 8 of them different; the listing"):
+    held = len([*shards[0].accepted(), *shards[0].refused()])
+    with pytest.raises(ShardError, match=f"hold {held} recordings, {held} of them different; the"):
         attempt(shards[:1])
-    with pytest.raises(ShardError, match="hold 24 recordings, 16 of them different"):
+    with pytest.raises(ShardError, match=f"hold {16 + held} recordings, 16 of them different"):
         attempt([*shards, shards[0]])
     with pytest.raises(ShardError, match=r"parts \[1\] are of another listing"):
         attempt([shards[0], shards[1].model_copy(update={"listing": "0"})])
@@ -152,8 +245,11 @@ def test_a_speaker_of_the_test_manifest_must_not_be_trained_on(
 ) -> None:
     listing = listing_of(corpus)
     first, *others = listing.recordings
-    tested = first.model_copy(update={"use": "test"})
-    listing = listing.model_copy(update={"recordings": (tested, *others)})
+    listing = Listing(
+        sources=listing.sources,
+        recordings=(replace(first, use="test"), *others),
+        rejected=listing.rejected,
+    )
     with pytest.raises(PreparationError, match="1 speakers stand in more than one split: 0 in"):
         join(
             listing,
