@@ -95,6 +95,34 @@ def choose_models(store: str, start: str, run: str) -> NamedTuple(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
+def size_pods(
+    train_gpus: int,
+    evaluate_gpus: int,
+    cpus_per_gpu: int,
+    memory_per_gpu: str,
+    scratch_size: str,
+) -> NamedTuple(
+    "Sizes",
+    [
+        ("train_gpus", str),
+        ("train_cpus", str),
+        ("train_memory", str),
+        ("evaluate_gpus", str),
+        ("evaluate_cpus", str),
+        ("evaluate_memory", str),
+    ],
+):
+    """Work out what the pods with GPUs ask for, as text: of a number Kubeflow makes no resource."""
+    from typing import NamedTuple
+
+    from kfp_pipelines import steps
+
+    gpus = {"train": train_gpus, "evaluate": evaluate_gpus}
+    found = steps.size_pods(gpus, cpus_per_gpu, memory_per_gpu, scratch_size)
+    return NamedTuple("Sizes", [(name, str) for name in found])(**found)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def train(
     store: str,
     data: Input[Dataset],
@@ -106,6 +134,9 @@ def train(
     punctuate: bool,
     int8: bool,
     gpus: int,
+    cpus_per_gpu: int,
+    memory_per_gpu: str,
+    scratch: str,
     nodes: int,
     gpus_per_node: int,
     node_selector: dict,
@@ -128,9 +159,14 @@ def train(
         chosen,
         punctuate,
         int8,
-        nodes,
-        gpus_per_node,
-        node_selector,
+        {
+            "count": nodes,
+            "selector": node_selector,
+            "gpus": gpus_per_node,
+            "cpus_per_gpu": cpus_per_gpu,
+            "memory_per_gpu": memory_per_gpu,
+            "scratch": scratch,
+        },
         Path(model.path),
     )
     model.metadata.update(start=start, data_fingerprint=data.metadata.get("fingerprint", ""))

@@ -16,19 +16,21 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from kfp_pipelines.data import fetch_prepared
-from kfp_pipelines.train_job import Value, run_train_job
+from kfp_pipelines.pods import check_gpus
+from kfp_pipelines.train_job import Nodes, Value, run_train_job
 from kfp_pipelines.training_state import KeptRun
 from store import Conflict, ModelStore, StoreConfig, StoreError, open_objects
+from store.objects import sha256_of
 from training.config import TrainConfig
 from training.punctuate import punctuate
 from training.termination import Termination
@@ -37,12 +39,29 @@ from training.train import train
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "training" / "configs"
 SHIPPED = "shipped"
+# Of a training's settings, where its files lie: no two machines have them at the same place.
+PLACES = {"train", "dev", "init", "output", "resume"}
 # Left by SIGTERM, as training.termination does.
 STOPPED = 143
 
 
 class FitError(ValueError):
     """The training cannot be done as asked; the message says what would be right."""
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """SHA-256 of files of the repository and of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(ROOT)} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def fingerprint_of_code() -> str:
+    """Fingerprint of the sources that a training runs."""
+    folders = (ROOT / "model", ROOT / "training")
+    sources = [path for folder in folders for path in folder.glob("*.py")]
+    return fingerprint([*sources, ROOT / "kfp_pipelines" / "fit.py"])
 
 
 class FitTask(BaseModel):
@@ -61,15 +80,24 @@ class FitTask(BaseModel):
     punctuate: bool = False
     processes: int = Field(default=1, ge=1)
     commit: str
+    code: str = Field(default_factory=fingerprint_of_code)
+    """Of who made the task. A commit does not say what an image was built of."""
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Where the store keeps the run: the same for the same training, and for no other."""
-        content = self.model_dump(mode="json", exclude={"store"})
+        """Where the store keeps the run: the same for the same training, and for no other.
+
+        Raises:
+            FitError: as `config`.
+        """
+        content = self.model_dump(mode="json", exclude={"store", "recipe", "overrides"})
+        content["settings"] = self.config(Path()).model_dump(mode="json", exclude=PLACES)
+        if self.start == SHIPPED:
+            content["weights"] = fingerprint((ROOT / "model" / "shipped").iterdir())
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"runs/training/{digest}.tar"
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The key's digest, short enough for a folder or a job."""
         return Path(self.key).stem[:16]
@@ -156,6 +184,7 @@ def fit(task: FitTask, work: Path) -> Path:
 
     Raises:
         FitError: the settings are refused.
+        PodError: a TrainJob's pod lacks GPUs.
         StoreError: the store cannot be worked with.
         subprocess.CalledProcessError: the training failed; its output says why.
     """
@@ -166,6 +195,8 @@ def fit(task: FitTask, work: Path) -> Path:
         print("an earlier attempt was kept; going on from there", flush=True)
     if kept.finished:
         return config.output
+    if (asked := os.environ.get("PET_NPROC_PER_NODE", "")).isdecimal():
+        check_gpus(int(asked))
     prepared = work / "prepared"
     prepared.mkdir(parents=True, exist_ok=True)
     for name, content in task.prepared.items():
@@ -179,7 +210,7 @@ def fit(task: FitTask, work: Path) -> Path:
     worker += ["--task", str(work / "task.json"), "--work", str(work)]
     # torchrun reads PET_* too, by which a TrainJob's pods find each other.
     if task.processes > 1 or "PET_NNODES" in os.environ:
-        launch = ["-m", "torch.distributed.run"]
+        launch = ["-m", "kfp_pipelines.torchrun"]
         if "PET_NNODES" not in os.environ:
             launch += ["--standalone", "--nproc-per-node", str(task.processes)]
         worker = [*launch, *worker]
@@ -221,11 +252,6 @@ def work_as_one(task: FitTask, work: Path) -> None:
         kept.stop()
 
 
-def gpus() -> int:
-    """GPUs that this process sees."""
-    return torch.cuda.device_count()
-
-
 def read_task(store: str | None, name: str) -> FitTask:
     """Return the task under a key of the store, or in a file."""
     if store is None:
@@ -233,13 +259,8 @@ def read_task(store: str | None, name: str) -> FitTask:
     return FitTask.model_validate_json(open_objects(StoreConfig(url=store)).read(name).data)
 
 
-def fit_on_nodes(
-    task: FitTask, work: Path, nodes: int, image: str, node_selector: Mapping[str, str]
-) -> Path:
+def fit_on_nodes(task: FitTask, work: Path, nodes: Nodes) -> Path:
     """Have a TrainJob do the training, and take the run from the store.
-
-    Args:
-        node_selector: labels of the nodes to train on.
 
     Raises:
         TrainJobError: the job failed.
@@ -247,20 +268,26 @@ def fit_on_nodes(
     """
     config = task.config(work)
     kept = KeptRun(open_objects(task.store), task.key, config.output)
-    if not (kept.fetch() and kept.finished):
-        values: dict[str, Value] = {
-            "NAME": f"steno-{task.name}",
-            "IMAGE": image,
-            "NODES": nodes,
-            "GPUS": task.processes // nodes,
-            "NODE_SELECTOR": node_selector,
-            "STORE": task.store.url,
-            "TASK": task.keep(),
-            "COMMIT": task.commit,
-        }
-        run_train_job(values)
-        if not (kept.fetch() and kept.finished):
-            raise FitError(f"TrainJob {values['NAME']} ended without a finished run at {task.key}")
+
+    def finished() -> bool:
+        return kept.fetch() and kept.finished
+
+    if finished():
+        return config.output
+    values: dict[str, Value] = {
+        "NAME": f"steno-{task.name}",
+        "STORE": task.store.url,
+        "TASK": task.keep(),
+        "COMMIT": task.commit,
+        **nodes.values,
+    }
+    made = run_train_job(values)
+    done = finished()
+    if not (made or done):  # a job of long ago, whose run the store has dropped since
+        run_train_job(values, anew=True)
+        done = finished()
+    if not done:
+        raise FitError(f"TrainJob {values['NAME']} ended without a finished run at {task.key}")
     return config.output
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import urllib3
 from kubernetes import client, config
 
+from kfp_pipelines import cluster
 from kfp_pipelines.rollout import Endpoint, Serving, ServingError
 
 ANNOTATION = "steno.dev/version"
@@ -17,7 +18,6 @@ RESTARTED = "steno.dev/restarted-at"
 PINNED = "STENO_VERSION"
 TOKEN = "STENO_TOKEN"
 POLL_SECONDS = 2.0
-REQUEST_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class KubernetesServing(Serving):
         body = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
         try:
             patched = api.patch_namespaced_deployment(
-                self.deployment, self.namespace, body, _request_timeout=REQUEST_SECONDS
+                self.deployment, self.namespace, body, _request_timeout=cluster.REQUEST_SECONDS
             )
         except (client.ApiException, urllib3.exceptions.HTTPError) as error:
             raise _problem(what, error) from None
@@ -72,18 +72,13 @@ class KubernetesServing(Serving):
         while time.monotonic() - start < timeout:
             try:
                 found = api.read_namespaced_deployment(
-                    self.deployment, self.namespace, _request_timeout=REQUEST_SECONDS
+                    self.deployment, self.namespace, _request_timeout=cluster.REQUEST_SECONDS
                 )
             except (client.ApiException, urllib3.exceptions.HTTPError) as error:
-                # The API may be away for a while, as when its node is renewed; pods go on without it.
                 problem = _problem(what, error)
-                if (
-                    isinstance(error, client.ApiException)
-                    and error.status < 500
-                    and error.status != 429
-                ):
+                if not cluster.passes(error):
                     raise problem from None
-                state = str(problem)
+                state = str(problem)  # pods go on without the API
                 time.sleep(self.poll)
                 continue
             if (found.status.observed_generation or 0) >= generation:
@@ -129,14 +124,10 @@ def _state(deployment: Any) -> str:
 
 
 def _api() -> client.AppsV1Api:
-    """The API of the cluster that this pod is in, or that the kubeconfig names."""
     try:
-        config.load_incluster_config()
-    except config.ConfigException:
-        try:
-            config.load_kube_config()
-        except config.ConfigException as error:
-            raise ServingError(f"there is no cluster to roll out on: {error}") from None
+        cluster.connect()
+    except config.ConfigException as error:
+        raise ServingError(f"there is no cluster to roll out on: {error}") from None
     return client.AppsV1Api()
 
 

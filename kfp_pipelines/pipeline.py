@@ -1,6 +1,7 @@
 """The retraining pipeline: one definition, for a cluster and for this machine."""
 
 from kfp import dsl, kubernetes
+from kfp.dsl.pipeline_channel import PipelineChannel
 
 from kfp_pipelines import components
 
@@ -21,6 +22,8 @@ WEBHOOK_SECRET, WEBHOOK_KEY = "steno-webhook", "url"
 RETRY_FOR = "2592000s"
 # Where the image looks for space (STENO_SCRATCH).
 SCRATCH = "/scratch"
+# Of Prepare, which starts as many processes (STENO_CPUS).
+PREPARE_CPUS = "4"
 
 
 def _small(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -35,7 +38,10 @@ def _cached(task: dsl.PipelineTask) -> dsl.PipelineTask:
     return task.set_caching_options(True)
 
 
-def _working(task: dsl.PipelineTask, cpus: str, memory: str) -> dsl.PipelineTask:
+Quantity = str | PipelineChannel
+
+
+def _working(task: dsl.PipelineTask, cpus: Quantity, memory: Quantity) -> dsl.PipelineTask:
     task.set_cpu_request(cpus).set_memory_request(memory).set_memory_limit(memory)
     return _cached(_in_any_pod(task))
 
@@ -48,16 +54,18 @@ def _with_memory(task: dsl.PipelineTask, memory: str) -> dsl.PipelineTask:
 
 
 def _on_gpu(
-    task: dsl.PipelineTask,
-    gpus: int,
-    node_selector: dict,
+    task: dsl.PipelineTask, sized: dsl.PipelineTask, name: str, node_selector: dict
 ) -> dsl.PipelineTask:
+    """Size the pod by what the step `size_pods` found for `name`."""
+    gpus, cpus, memory = (sized.outputs[f"{name}_{what}"] for what in ("gpus", "cpus", "memory"))
+    # By itself the compiler does not see that a resource is another step's output.
+    task.register_pipeline_channels([gpus, cpus, memory])
     task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(gpus)
     kubernetes.add_node_selector_json(task, node_selector)
     kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
     # The data loader's processes and NCCL exchange through it; a pod's default is 64 MiB.
     kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")
-    return _working(task, cpus="4", memory="24Gi")
+    return _working(task, cpus, memory)
 
 
 def _in_any_pod(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -108,6 +116,9 @@ def retraining(
     gate_max_slowdown: float = 0.15,
     gate_highest_wer: float = 0.5,
     evaluate_gpus: int = 1,
+    cpus_per_gpu: int = 4,
+    memory_per_gpu: str = "24Gi",
+    scratch_size: str = "20Gi",
     serving_namespace: str = "steno",
     serving_deployment: str = "steno",
     serving_url: str = "http://steno.steno.svc/predictions/asr",
@@ -162,6 +173,10 @@ def retraining(
         gate_max_slowdown: Share of the speed that may be lost.
         gate_highest_wer: WER that a first version may have, with none in production.
         evaluate_gpus: GPUs of the pod that compares; 0 compares on CPUs.
+        cpus_per_gpu: CPUs for each GPU of a pod that trains or compares.
+        memory_per_gpu: Memory for each GPU of a pod that trains or compares.
+        scratch_size: Disk that each pod that trains needs: 2,000 hours of WAV are 230 GB. Pods on
+            several nodes reserve it, a single one begins only where so much is free.
         serving_namespace: Namespace of the serving release.
         serving_deployment: Name of its Deployment.
         serving_url: Where the probe is sent after a roll-out; the release's networkPolicy.from must
@@ -187,8 +202,8 @@ def retraining(
         _with_memory(_small(ingested), data_memory).set_display_name("Ingest")
         with dsl.ParallelFor(ingested.output, name="prepare-parts") as shard:
             part = components.prepare(store=store, shard=shard, criteria=data_criteria)
-            _cached(_in_any_pod(_with_memory(part, data_memory))).set_cpu_request("4")
-            part.set_display_name("Prepare")
+            part.set_env_variable("STENO_CPUS", PREPARE_CPUS).set_cpu_request(PREPARE_CPUS)
+            _cached(_in_any_pod(_with_memory(part, data_memory))).set_display_name("Prepare")
         merged = components.merge(
             store=store,
             parts=dsl.Collected(part.outputs["part"]),
@@ -201,6 +216,14 @@ def retraining(
         _cached(_with_memory(_small(merged), data_memory)).set_display_name("Merge")
         models = components.choose_models(store=store, start=train_start, run=run)
         _small(models).set_display_name("Choose models")
+        sized = components.size_pods(
+            train_gpus=train_gpus,
+            evaluate_gpus=evaluate_gpus,
+            cpus_per_gpu=cpus_per_gpu,
+            memory_per_gpu=memory_per_gpu,
+            scratch_size=scratch_size,
+        )
+        _small(sized).set_display_name("Size pods")
         trained = components.train(
             store=store,
             data=merged.outputs["data"],
@@ -212,12 +235,18 @@ def retraining(
             punctuate=train_punctuate,
             int8=train_int8,
             gpus=train_gpus,
+            cpus_per_gpu=cpus_per_gpu,
+            memory_per_gpu=memory_per_gpu,
+            scratch=scratch_size,
             nodes=train_nodes,
             gpus_per_node=train_gpus_per_node,
             node_selector=train_node_selector,
         )
         trained.set_env_variable("STENO_IMAGE", components.IMAGE)
-        _on_gpu(trained, train_gpus, train_node_selector).set_display_name("Train")
+        kubernetes.use_field_path_as_env(
+            trained, "STENO_SERVICE_ACCOUNT", "spec.serviceAccountName"
+        )
+        _on_gpu(trained, sized, "train", train_node_selector).set_display_name("Train")
         compared = components.evaluate(
             store=store,
             data=merged.outputs["data"],
@@ -225,7 +254,7 @@ def retraining(
             production=models.outputs["production"],
             gpus=evaluate_gpus,
         )
-        _on_gpu(compared, evaluate_gpus, train_node_selector).set_display_name("Evaluate")
+        _on_gpu(compared, sized, "evaluate", train_node_selector).set_display_name("Evaluate")
         decided = components.gate(
             store=store,
             evaluation=compared.outputs["evaluation"],

@@ -7,6 +7,7 @@ Whatever fails, the pointer and the release go back to the version before.
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ import requests
 from pydantic import BaseModel, ConfigDict
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from store import ModelStore
+from store import Conflict, ModelStore
 
 PROBE = "probe.json"
 PROBE_SECONDS = 120.0
@@ -120,25 +121,33 @@ class Serving(ABC):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a roll-out came to."""
+    """What a roll-out came to, or has come to so far: `going back`."""
 
-    state: Literal["serving", "rolled back", "not serving"]
+    state: Literal["serving", "going back", "rolled back", "not serving"]
     version: str
     serves: str | None
+    """The version that does, or is to again."""
     reason: str
     heard: str | None = None
 
 
 def roll_out(
-    store: ModelStore, serving: Serving, version: str, expected: str | None, probe: Path
+    store: ModelStore,
+    serving: Serving,
+    version: str,
+    expected: str | None,
+    probe: Path,
+    note: Callable[[Outcome], object],
 ) -> Outcome:
     """Make a version serve, or leave what was there before serving.
 
-    A call that was killed can be repeated.
+    A call that was killed can be repeated, until it has noted that it goes back: then `go_back`.
 
     Args:
         expected: the version in production that the candidate was compared with.
         probe: folder with probe.json and its recording.
+        note: keeps what was found before the pointer goes back: from there on the pointer looks as if
+            nothing had been tried.
 
     Raises:
         StoreError: the pointer cannot be moved. Conflict: another run moved it meanwhile, so that
@@ -148,8 +157,35 @@ def roll_out(
     try:
         heard = check(serving.take_up(version), probe)
     except ServingError as error:
-        return _go_back(store, serving, version, previous, str(error))
-    return Outcome("serving", version, version, f"{version} serves", heard)
+        reason = f"{version} does not work: {error}"
+    else:
+        return Outcome("serving", version, version, f"{version} serves", heard)
+    if previous is None:
+        reason += "; there is no version to go back to"
+        return Outcome("not serving", version, None, reason)
+    note(Outcome("going back", version, previous, reason))
+    return go_back(store, serving, version, previous, reason)
+
+
+def go_back(
+    store: ModelStore, serving: Serving, version: str, previous: str, reason: str
+) -> Outcome:
+    """Let the version before serve again; also what an earlier attempt was killed in the midst of.
+
+    Raises:
+        StoreError: the pointer cannot be moved.
+    """
+    try:
+        store.promote(previous, expected=version)
+    except Conflict as error:
+        reason += f". Somebody else moved the pointer meanwhile, where it was left: {error}"
+        return Outcome("not serving", version, None, reason)
+    try:
+        serving.take_up(previous)
+    except ServingError as error:
+        reason += f". The pointer is back at {previous}, but the release does not serve it: {error}"
+        return Outcome("not serving", version, None, reason)
+    return Outcome("rolled back", version, previous, f"{reason}. {previous} serves")
 
 
 def check(endpoint: Endpoint, folder: Path) -> str:
@@ -161,29 +197,3 @@ def check(endpoint: Endpoint, folder: Path) -> str:
     if expected and jiwer.wer(expected, found) > probe.tolerance:
         raise ServingError(f"the probe came back as {heard!r}, evaluated it was {probe.text!r}")
     return heard
-
-
-def _go_back(
-    store: ModelStore, serving: Serving, version: str, previous: str | None, reason: str
-) -> Outcome:
-    if previous is None:
-        return Outcome(
-            "not serving",
-            version,
-            None,
-            f"{version} does not work, and there is no version to go back to: {reason}",
-        )
-    store.promote(previous, expected=version)
-    try:
-        serving.take_up(previous)
-    except ServingError as error:
-        return Outcome(
-            "not serving",
-            version,
-            None,
-            f"{version} does not work: {reason}. The pointer is back at {previous}, but the"
-            f" release does not serve it: {error}",
-        )
-    return Outcome(
-        "rolled back", version, previous, f"{version} does not work: {reason}. {previous} serves"
-    )

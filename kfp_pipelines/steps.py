@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from kfp_pipelines import record
+from kfp_pipelines import pods, record
 from kfp_pipelines.data import (
     ARCHIVES,
     check_usable,
@@ -27,11 +27,12 @@ from kfp_pipelines.data import (
     shard_names,
     write_archives,
 )
-from kfp_pipelines.fit import FitTask, fetch_checkpoint, fit, fit_on_nodes, gpus
+from kfp_pipelines.fit import FitTask, fetch_checkpoint, fit, fit_on_nodes
 from kfp_pipelines.kubernetes_serving import KubernetesServing
 from kfp_pipelines.local_serving import LocalServing
 from kfp_pipelines.record import ROLL_OUT
-from kfp_pipelines.rollout import PROBE, Probe, RollOutError, Serving, roll_out
+from kfp_pipelines.rollout import PROBE, Outcome, Probe, RollOutError, Serving, go_back, roll_out
+from kfp_pipelines.train_job import Nodes
 from store import Conflict, ModelStore, Release, StoreConfig, StoreError, open_objects
 from store.objects import sha256_of
 from training.average import average
@@ -58,8 +59,6 @@ CALIBRATION_CLIPS = 2_000
 BARE_MARKS_PER_100_WORDS, BARE_CAPITALS, TEXTS = 2.0, 0.1, 10_000
 # The release of `python -m kfp_pipelines run`, see local_serving; on a cluster there is none.
 LOCAL_RELEASE = "STENO_LOCAL_RELEASE"
-# The image that the pods of a TrainJob run; the pipeline sets it.
-IMAGE = "STENO_IMAGE"
 
 
 class StepError(ValueError):
@@ -171,8 +170,7 @@ def _bare_texts(listing: Listing) -> str:
 def prepare(store: str, shard: str, criteria: dict[str, Any], output: Path) -> None:
     """Check and pack one part; its list is written to `output`."""
     config = store_config(store)
-    workers = len(os.sched_getaffinity(0))
-    found = prepare_shard(open_objects(config), shard, _criteria(criteria), workers, config)
+    found = prepare_shard(open_objects(config), shard, _criteria(criteria), pods.cpus(), config)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(found.model_dump_json(), encoding="utf-8")
     accepted, refused = (sum(1 for _ in entries) for entries in (found.accepted(), found.refused()))
@@ -281,17 +279,30 @@ def choose_models(store: str, start: str, run: str) -> tuple[str, str]:
     return chosen, serving
 
 
-def check_gpus(asked: int) -> None:
-    """Refuse to go on without the GPUs that the pod asked for: hours on a CPU would be lost.
+def size_pods(
+    gpus: Mapping[str, int], cpus_per_gpu: int, memory_per_gpu: str, scratch_size: str
+) -> dict[str, str]:
+    """What pods with GPUs ask for: NAME_gpus, NAME_cpus and NAME_memory of each.
 
     Raises:
-        StepError: torch sees fewer. On this machine none are asked for in earnest.
+        PodError: a value is none that a pod can have.
     """
-    if LOCAL_RELEASE not in os.environ and gpus() < asked:
-        raise StepError(
-            f"the pod asked for {asked} GPUs and torch sees {gpus()}; is the image built with"
-            " TORCH=cuda, and does the node's driver fit?"
-        )
+    pods.amount("scratch_size", scratch_size)  # else that would show when the data are prepared
+    return {
+        f"{name}_{what}": value
+        for name, count in gpus.items()
+        for what, value in pods.size(count, cpus_per_gpu, memory_per_gpu)._asdict().items()
+    }
+
+
+def check_gpus(asked: int) -> None:
+    """Refuse to go on without the GPUs that the pod asked for; here none are asked for in earnest.
+
+    Raises:
+        PodError: torch sees fewer.
+    """
+    if LOCAL_RELEASE not in os.environ:
+        pods.check_gpus(asked)
 
 
 def train(
@@ -302,20 +313,22 @@ def train(
     overrides: dict[str, JsonValue],
     punctuate: bool,
     int8: bool,
-    nodes: int,
-    gpus_per_node: int,
-    node_selector: Mapping[str, str],
+    nodes: dict[str, Any],
     model: Path,
 ) -> str:
     """Train, resuming what an earlier attempt left; the checkpoint is written to `model`.
 
     Args:
-        nodes: above 1, a TrainJob does the work, with `gpus_per_node` processes on each, on nodes with
-            the labels `node_selector`; else this process, with one process for each GPU that it sees.
+        nodes: see train_job.Nodes. Above one, a TrainJob does the work; else this process, with one
+            process for each GPU that it sees.
 
     Returns:
         The learning curve as an HTML page.
     """
+    try:
+        where = Nodes(**nodes)
+    except ValidationError as error:
+        raise StepError(f"the nodes to train on are refused: {_problems(error)}") from None
     names = ("train.jsonl", "dev.jsonl", ARCHIVES)
     task = FitTask(
         store=store_config(store),
@@ -324,15 +337,17 @@ def train(
         recipe=recipe,
         overrides=overrides,
         punctuate=punctuate,
-        processes=nodes * gpus_per_node if nodes > 1 else max(1, gpus()),
+        processes=where.count * where.gpus if where.count > 1 else max(1, pods.gpus()),
         commit=commit(),
     )
     work = scratch() / "steno-training" / task.name
     work.mkdir(parents=True, exist_ok=True)
     try:
-        if nodes > 1:
-            run = fit_on_nodes(task, work, nodes, os.environ[IMAGE], node_selector)
+        if where.count > 1:
+            run = fit_on_nodes(task, work, where)
         else:
+            if LOCAL_RELEASE not in os.environ:
+                pods.check_scratch(work, where.scratch)
             run = fit(task, work)
         average([run / "best"], model, int8=int8)
         _calibrate(task.store, prepared, model, work)
@@ -563,30 +578,43 @@ def put_into_production(
     """
     models = ModelStore.open(store_config(store))
     before = record.notes(models.objects, run).get(ROLL_OUT)
-    if before is not None and before.values.get("state") != "serving":
+    found: dict[str, JsonValue] = before.values if before else {"state": "serving"}
+    if before and found.get("state") not in ("serving", "going back"):
         # Kubeflow repeats a step that failed: what was taken back must not be put in again.
         raise RollOutError(f"{before.text} This run does not try again; start another.")
-    serving: Serving
-    if status := os.environ.get(LOCAL_RELEASE):
-        serving = LocalServing(Path(status), models)
-    else:
-        try:
-            serving = KubernetesServing(**ServingSettings(**settings).model_dump())
-        except ValidationError as error:
-            raise StepError(f"the serving release is not named: {_problems(error)}") from None
+    serving = _serving(settings, models)
+
+    def note(outcome: Outcome) -> str:
+        text = f"{outcome.state}: {outcome.reason}."
+        if outcome.heard is not None:
+            text = f"{version} is in production and wrote “{outcome.heard.strip()}” for the probe."
+        record.note(models.objects, run, ROLL_OUT, text, **asdict(outcome))
+        return text
+
     try:
-        outcome = roll_out(models, serving, version, expected or None, evaluation / "probe")
+        if found["state"] == "going back":  # and was killed at it
+            former, reason = str(found["serves"]), str(found["reason"])
+            outcome = go_back(models, serving, version, former, reason)
+        else:
+            probe = evaluation / "probe"
+            outcome = roll_out(models, serving, version, expected or None, probe, note)
     except Conflict as error:
         text = f"{version} was not rolled out: {error}. Start another run, which compares with it."
         record.note(models.objects, run, ROLL_OUT, text)
         raise RollOutError(text) from None
-    text = f"{outcome.state}: {outcome.reason}."
-    if outcome.heard is not None:
-        text = f"{version} is in production and wrote “{outcome.heard.strip()}” for the probe."
-    record.note(models.objects, run, ROLL_OUT, text, **asdict(outcome))
+    text = note(outcome)
     if outcome.state != "serving":
         raise RollOutError(text)
     return text
+
+
+def _serving(settings: dict[str, Any], models: ModelStore) -> Serving:
+    if status := os.environ.get(LOCAL_RELEASE):
+        return LocalServing(Path(status), models)
+    try:
+        return KubernetesServing(**ServingSettings(**settings).model_dump())
+    except ValidationError as error:
+        raise StepError(f"the serving release is not named: {_problems(error)}") from None
 
 
 def notify(store: str, run: str, state: str, error: str, webhook: str) -> str:

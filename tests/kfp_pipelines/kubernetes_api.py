@@ -21,10 +21,14 @@ class KubernetesApi:
         self.stuck: str | None = None
         self.pinned: str | None = None
         self.progress_deadline = 0
-        self.looks_away = 0  # so many are answered with 503, as while its node is renewed
+        self.looks_away = 0  # so many are not answered, as while its node is renewed
+        self.away = 503
         self.annotations: dict[str, str] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.job_condition: dict[str, str] = {"type": "Complete", "status": "True"}
+        self.jobs_made: list[str] = []
+        # So many looks at a job find it after it was deleted, as its pods have to end first.
+        self.looks_until_gone = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever)
 
@@ -95,19 +99,22 @@ class KubernetesApi:
                 if name in api.jobs:
                     return self._answer(409, {"kind": "Status", "code": 409})
                 api.jobs[name] = body
+                api.jobs_made.append(name)
                 return self._answer(201, body)
 
             def do_DELETE(self) -> None:
-                del api.jobs[self.path.removeprefix(f"{TRAIN_JOBS}/")]
-                self._answer(200, {"kind": "Status"})
+                path, _, query = self.path.partition("?")
+                assert query == "propagationPolicy=Foreground"  # else its pods are there yet
+                job = api.jobs[path.removeprefix(f"{TRAIN_JOBS}/")]
+                job["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+                self._answer(200, job)
 
             def do_GET(self) -> None:
-                if (name := self.path.removeprefix(f"{TRAIN_JOBS}/")) in api.jobs:
-                    status = {"conditions": [api.job_condition]}
-                    return self._answer(200, {**api.jobs[name], "status": status})
                 if api.looks_away:
                     api.looks_away -= 1
-                    return self._answer(503, {"kind": "Status", "code": 503})
+                    return self._answer(api.away, {"kind": "Status", "code": api.away})
+                if (name := self.path.removeprefix(f"{TRAIN_JOBS}/")) in api.jobs:
+                    return self._answer_job(name)
                 if self._is_ours():
                     api.ready += api.ready < api.replicas and not api.stuck
                     self._answer(200, api.deployment())
@@ -120,6 +127,15 @@ class KubernetesApi:
                     api.generation += 1
                     api.ready = 0
                     self._answer(200, api.deployment())
+
+            def _answer_job(self, name: str) -> None:
+                job = {**api.jobs[name], "status": {"conditions": [api.job_condition]}}
+                if "deletionTimestamp" in job["metadata"]:
+                    if not api.looks_until_gone:
+                        del api.jobs[name]
+                        return self._answer(404, {"kind": "Status", "code": 404})
+                    api.looks_until_gone -= 1
+                return self._answer(200, job)
 
             def _is_ours(self) -> bool:
                 if self.headers["Authorization"] != f"Bearer {TOKEN}":

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from kfp_pipelines.compiled import COMPILED, DOCUMENT, compile_yaml, parameter_table
+from kfp_pipelines.pods import CPUS
 from tests.helm.chart import REQUIRED, of_kind, render
 
 CACHED = {"prepare", "merge", "train", "evaluate", "package"}
@@ -66,6 +67,9 @@ def test_training_gets_its_gpu_its_nodes_shared_memory_and_further_attempts(
     pipeline, platform = documents
     container = pipeline["deploymentSpec"]["executors"]["exec-train"]["container"]
     assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    # With it the pods of a TrainJob read the store.
+    (account,) = platform["exec-train"]["fieldPathAsEnv"]
+    assert account == {"name": "STENO_SERVICE_ACCOUNT", "fieldPath": "spec.serviceAccountName"}
     asked = platform["exec-train"]
     assert asked["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert "train_node_selector" in str(asked["nodeSelector"])
@@ -84,6 +88,53 @@ def test_steps_that_hold_the_whole_listing_have_the_memory_of_a_parameter(
         resources = executor["container"]["resources"]
         for kind in ("resourceMemoryLimit", "resourceMemoryRequest"):
             assert "data_memory" in resources[kind], (name, kind)
+
+
+def test_what_a_pod_asks_for_is_text_and_known_before_it_starts(
+    documents: tuple[dict[str, Any], Any], tasks: dict[str, Any]
+) -> None:
+    """Kubeflow's driver takes a number for the empty text: the pod would get no GPU."""
+    pipeline, _ = documents
+    outputs = pipeline["components"]["comp-size-pods"]["outputDefinitions"]["parameters"]
+    assert {output["parameterType"] for output in outputs.values()} == {"STRING"}
+    for name in ("train", "evaluate"):
+        resources = pipeline["deploymentSpec"]["executors"][f"exec-{name}"]["container"][
+            "resources"
+        ]
+        asked = {
+            "gpus": resources["accelerator"]["resourceCount"],
+            "cpus": resources["resourceCpuRequest"],
+            "memory": resources["resourceMemoryRequest"],
+        }
+        assert resources["resourceMemoryLimit"] == asked["memory"]
+        for what, reference in asked.items():
+            channel = f"pipelinechannel--size-pods-{name}_{what}"
+            assert reference == f"{{{{$.inputs.parameters['{channel}']}}}}"
+            given = tasks[name]["inputs"]["parameters"][channel]["taskOutputParameter"]
+            assert given == {"producerTask": "size-pods", "outputParameterKey": f"{name}_{what}"}
+        assert "size-pods" in tasks[name]["dependentTasks"]
+
+
+def test_other_resources_refer_to_text_alone(documents: tuple[dict[str, Any], Any]) -> None:
+    executors = documents[0]["deploymentSpec"]["executors"]
+    asked = {name: str(found["container"].get("resources")) for name, found in executors.items()}
+    assert {name for name, text in asked.items() if "$.inputs" in text} == {
+        "exec-train",
+        "exec-evaluate",
+        "exec-ingest",
+        "exec-prepare",
+        "exec-merge",
+    }
+    inputs = documents[0]["root"]["inputDefinitions"]["parameters"]
+    assert inputs["data_memory"]["parameterType"] == "STRING"
+
+
+def test_prepare_starts_as_many_processes_as_it_has_cpus(
+    documents: tuple[dict[str, Any], Any],
+) -> None:
+    container = documents[0]["deploymentSpec"]["executors"]["exec-prepare"]["container"]
+    (variable,) = [entry for entry in container["env"] if entry["name"] == CPUS]
+    assert variable["value"] == container["resources"]["resourceCpuRequest"]
 
 
 def test_every_graph_is_given_what_its_tasks_refer_to(

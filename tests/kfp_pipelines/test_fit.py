@@ -1,5 +1,6 @@
 """A training that is killed anywhere goes on from what the store keeps."""
 
+import inspect
 import json
 import os
 import shutil
@@ -11,11 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.api import PContext
 
 from kfp_pipelines import fit as module
+from kfp_pipelines import pods, torchrun
 from kfp_pipelines.data import ARCHIVES, list_speech, prepare_shard, shard_names, write_archives
 from kfp_pipelines.fit import FitError, FitTask, fetch_checkpoint
+from kfp_pipelines.pods import PodError
+from kfp_pipelines.train_job import MANIFEST
 from kfp_pipelines.training_state import KeptRun
 from store import ModelStore, NotFound, StoreConfig, Unavailable, open_objects
 from tests.random_checkpoint import make_random_checkpoint
@@ -171,21 +177,100 @@ def test_a_store_that_is_away_does_not_stop_the_training_but_is_told_at_the_end(
         kept.stop()
 
 
-def test_other_data_settings_or_code_are_another_run(store: StoreConfig) -> None:
-    def key(**values: object) -> str:
-        given = {"prepared": {"train.jsonl": "a"}, "start": "v1", "commit": "c", **values}
-        return FitTask(store=store, recipe="finetune", **given).key
+def key(**values: object) -> str:
+    given = {"store": StoreConfig(url="models"), "recipe": "finetune", "start": "v1", "commit": "c"}
+    return FitTask(**{**given, "prepared": {"train.jsonl": "a"}, **values}).key
 
+
+def test_other_data_settings_or_code_are_another_run() -> None:
     keys = {
         key(),
         key(prepared={"train.jsonl": "b"}),
         key(start="v2"),
+        key(recipe="base"),
         key(commit="d"),
+        key(code="e"),
         key(overrides={"epochs": 2}),
+        key(punctuate=True),
         key(processes=2),
     }
-    assert len(keys) == 6
+    assert len(keys) == 9
     assert key() == key()
+
+
+def test_where_a_training_runs_and_how_its_settings_are_told_does_not_name_it() -> None:
+    assert key(processes=1 * 8) == key(processes=2 * 4)
+    assert key(store=StoreConfig(url="elsewhere")) == key()
+    nested = key(overrides={"batches": {"workers": 3}})
+    assert key(overrides={"batches.workers": 3}) == nested != key()
+    assert key(overrides={"epochs": 5}) == key()  # as the recipe says
+
+
+def test_another_recipe_under_the_same_name_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "finetune.yaml"
+    shutil.copyfile(module.RECIPES / recipe.name, recipe)
+    before = key()
+    monkeypatch.setattr(module, "RECIPES", tmp_path)
+    assert key() == before
+    recipe.write_text(recipe.read_text().replace("ctc.: 5", "ctc.: 6"))
+    assert key() != before
+
+
+def test_other_sources_or_shipped_weights_are_another_run_whatever_the_commit_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("model/network.py", "training/losses.py", "kfp_pipelines/fit.py")
+    weights = "model/shipped/model.safetensors"
+    for name in (*names, weights):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("as it was")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    keys = [key(start="shipped", commit="unknown")]
+    for name in (*names, weights):
+        (tmp_path / name).write_text("changed")
+        keys.append(key(start="shipped", commit="unknown"))
+    (tmp_path / "training" / "new.py").touch()
+    keys.append(key(start="shipped", commit="unknown"))
+    assert len(set(keys)) == len(keys) == 6
+    before = key(start="v1")
+    (tmp_path / weights).write_text("changed again")
+    assert key(start="v1") == before
+
+
+def test_the_pods_of_a_train_job_take_over_its_name(store: StoreConfig) -> None:
+    task = FitTask(store=store, prepared={}, start="v1", recipe="finetune", commit="c", code="old")
+    read = module.read_task(store.url, task.keep())
+    assert (read, read.key) == (task, task.key)
+
+
+def test_a_pod_of_a_train_job_that_lacks_gpus_trains_nothing(
+    store: StoreConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PET_NNODES", "2")
+    monkeypatch.setenv("PET_NPROC_PER_NODE", "8")
+    monkeypatch.setattr(pods, "gpus", lambda: 0)
+    task = FitTask(
+        store=store, prepared={}, start="v1", recipe="finetune", commit="c", processes=16
+    )
+    with pytest.raises(PodError, match="asked for 8 GPUs and torch sees 0"):
+        module.fit(task, tmp_path / "work")
+
+
+def test_torchrun_gives_its_processes_the_time_that_a_pod_has() -> None:
+    """It has no option for that: should it lose the default of 30 s, this tells."""
+    assert inspect.signature(PContext.close).parameters["timeout"].default == 30
+    former = PContext.close.__defaults__
+    try:
+        torchrun.be_patient()
+        assert inspect.signature(PContext.close).parameters["timeout"].default == torchrun.SECONDS
+    finally:
+        PContext.close.__defaults__ = former
+    (patch,) = yaml.safe_load(MANIFEST.read_text())["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = node["template"]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > torchrun.SECONDS
 
 
 def test_overrides_reach_into_the_recipe(store: StoreConfig, tmp_path: Path) -> None:

@@ -56,8 +56,11 @@ def test_pods_that_do_not_get_ready_are_an_error_with_the_clusters_reason(
         serving().take_up("v7")
 
 
-def test_an_api_that_is_away_for_a_while_takes_no_version_back(cluster: KubernetesApi) -> None:
-    cluster.looks_away = 5
+@pytest.mark.parametrize("status", [503, 429])
+def test_an_api_that_is_away_or_busy_for_a_while_takes_no_version_back(
+    cluster: KubernetesApi, status: int
+) -> None:
+    cluster.away, cluster.looks_away = status, 5
     serving().take_up("v7")
     assert cluster.looks_away == 0
     assert cluster.ready == cluster.replicas

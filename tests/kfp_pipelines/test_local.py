@@ -120,7 +120,7 @@ def test_a_first_run_deploys_and_the_same_again_is_cached_and_refused(
         probe = Probe(recording="short.wav", text=text)
         (tmp_path / "short.wav").write_bytes((FIXTURES / "short.wav").read_bytes())
         (tmp_path / PROBE).write_text(probe.model_dump_json())
-        outcome = roll_out(models, release, "v3", "v2", tmp_path)
+        outcome = roll_out(models, release, "v3", "v2", tmp_path, lambda outcome: None)
         assert (outcome.state, outcome.serves) == ("rolled back", "v2")
         assert endpoint.transcribe(FIXTURES / "short.wav") == text
         capfd.readouterr()

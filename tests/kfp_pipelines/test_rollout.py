@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from kfp_pipelines.rollout import (
     ServingError,
     roll_out,
 )
-from store import Conflict, ModelStore, StoreConfig
+from store import Conflict, ModelStore, Production, StoreConfig
 
 RIGHT = "please stop the recording now"
 BUSY = "busy"
@@ -76,8 +76,12 @@ def serving(models: ModelStore) -> str | None:
     return current.version if current else None
 
 
+def forget(outcome: Outcome) -> None:
+    pass
+
+
 def attempt(models: ModelStore, release: Release, evaluation: Path) -> Outcome:
-    return roll_out(models, release, "v2", "v1", evaluation / "probe")
+    return roll_out(models, release, "v2", "v1", evaluation / "probe", forget)
 
 
 def test_a_version_that_transcribes_the_probe_serves(
@@ -145,7 +149,8 @@ def test_a_first_version_that_fails_has_nothing_to_go_back_to(
     models = ModelStore.open(StoreConfig(url=str(tmp_path / "empty")))
     (tmp_path / "one").write_bytes(b"1")
     models.publish(tmp_path / "one", version="v1", metrics={}, data_fingerprint="f", commit="c")
-    outcome = roll_out(models, Release(url, {"v1": 500}), "v1", None, evaluation / "probe")
+    release = Release(url, {"v1": 500})
+    outcome = roll_out(models, release, "v1", None, evaluation / "probe", forget)
     assert outcome.state == "not serving"
     assert "there is no version to go back to" in outcome.reason
 
@@ -155,7 +160,7 @@ def test_a_comparison_with_a_version_that_serves_no_more_changes_nothing(
 ) -> None:
     release = Release(url, {"v1": RIGHT, "v2": RIGHT})
     with pytest.raises(Conflict, match="v1 is in production, not nothing"):
-        roll_out(models, release, "v2", None, evaluation / "probe")
+        roll_out(models, release, "v2", None, evaluation / "probe", forget)
     assert (serving(models), release.taken) == ("v1", [])
 
 
@@ -167,33 +172,116 @@ def test_a_roll_out_that_was_killed_can_be_repeated_and_still_goes_back(
     assert (outcome.state, serving(models)) == ("rolled back", "v1")
 
 
-def test_a_run_that_was_overtaken_says_so(
-    models: ModelStore,
-    store: StoreConfig,
-    url: str,
-    evaluation: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_before_the_pointer_goes_back_it_is_noted_why(
+    models: ModelStore, url: str, evaluation: Path
 ) -> None:
-    monkeypatch.setattr(steps, "KubernetesServing", lambda **_: Release(url, {}))
-    settings = {"namespace": "n", "deployment": "d", "url": "u"}
+    noted: list[tuple[Outcome, str | None]] = []
+
+    def note(outcome: Outcome) -> None:
+        noted.append((outcome, serving(models)))
+
+    release = Release(url, {"v1": RIGHT, "v2": 500})
+    roll_out(models, release, "v2", "v1", evaluation / "probe", note)
+    ((outcome, pointed),) = noted
+    assert (outcome.state, outcome.serves, pointed) == ("going back", "v1", "v2")
+    assert "v2 does not work" in outcome.reason and "answered 500" in outcome.reason
+
+
+def test_a_pointer_that_somebody_else_moved_meanwhile_is_left_there(
+    models: ModelStore, url: str, evaluation: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "three").write_bytes(b"3")
+    models.publish(tmp_path / "three", version="v3", metrics={}, data_fingerprint="f", commit="c")
+    release = Release(url, {"v2": 500})
+
+    def overtake(outcome: Outcome) -> None:
+        models.promote("v3", expected="v2")
+
+    outcome = roll_out(models, release, "v2", "v1", evaluation / "probe", overtake)
+    assert outcome.state == "not serving"
+    assert "v2 does not work" in outcome.reason
+    assert "Somebody else moved the pointer meanwhile" in outcome.reason
+    assert (serving(models), release.taken) == ("v3", ["v2"])
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing after it is done."""
+
+
+Step = Callable[..., str]
+
+
+@pytest.fixture
+def step(
+    models: ModelStore, store: StoreConfig, evaluation: Path, monkeypatch: pytest.MonkeyPatch
+) -> Step:
+    """The pipeline's step, which rolls v2 out on a release where v1 serves."""
+
+    def run(release: Release, expected: str = "v1") -> str:
+        monkeypatch.setattr(steps, "KubernetesServing", lambda **_: release)
+        settings = {"namespace": "n", "deployment": "d", "url": "u"}
+        return steps.put_into_production(store.url, "v2", expected, evaluation, settings, "run-1")
+
+    return run
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["before the pointer moved", "after it"])
+def test_a_kill_on_the_way_back_does_not_put_the_version_in_again(
+    models: ModelStore, url: str, step: Step, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    promote = ModelStore.promote
+
+    def killed(self: ModelStore, version: str, *, expected: str | None) -> Production:
+        if version == "v2":
+            return promote(self, version, expected=expected)
+        if moved:
+            promote(self, version, expected=expected)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelStore, "promote", killed)
+        with pytest.raises(Killed):
+            step(Release(url, {"v2": 500}))
+    assert serving(models) == ("v1" if moved else "v2")
+
+    again = Release(url, {"v1": RIGHT})
+    with pytest.raises(RollOutError, match=r"^rolled back: v2 does not work: .*\. v1 serves\."):
+        step(again)
+    assert (serving(models), again.taken) == ("v1", ["v1"])
+    with pytest.raises(RollOutError, match="This run does not try again"):
+        step(Release(url, {}))
+
+
+def test_a_conflict_on_the_way_back_is_no_version_that_was_not_rolled_out(
+    models: ModelStore, url: str, step: Step, tmp_path: Path
+) -> None:
+    (tmp_path / "three").write_bytes(b"3")
+    models.publish(tmp_path / "three", version="v3", metrics={}, data_fingerprint="f", commit="c")
+
+    class Overtaken(Release):
+        def take_up(self, version: str) -> Endpoint:
+            models.promote("v3", expected="v2")
+            return super().take_up(version)
+
+    with pytest.raises(RollOutError, match="not serving: v2 does not work.*Somebody else moved"):
+        step(Overtaken(url, {"v2": 500}))
+    text = record.notes(models.objects, "run-1")["roll-out"].text
+    assert "was not rolled out" not in text
+    assert serving(models) == "v3"
+
+
+def test_a_run_that_was_overtaken_says_so(models: ModelStore, url: str, step: Step) -> None:
     with pytest.raises(RollOutError, match="v1 is in production, not v0. Start another run"):
-        steps.put_into_production(store.url, "v2", "v0", evaluation, settings, "run-1")
+        step(Release(url, {}), "v0")
     assert "v2 was not rolled out" in record.notes(models.objects, "run-1")["roll-out"].text
     assert serving(models) == "v1"
 
 
 def test_a_run_that_was_rolled_back_fails_and_its_summary_says_so(
-    models: ModelStore,
-    store: StoreConfig,
-    url: str,
-    evaluation: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    models: ModelStore, url: str, step: Step
 ) -> None:
-    release = Release(url, {"v1": RIGHT, "v2": 500})
-    monkeypatch.setattr(steps, "KubernetesServing", lambda **_: release)
-    settings = {"namespace": "n", "deployment": "d", "url": "u"}
     with pytest.raises(RollOutError, match="rolled back: v2 does not work"):
-        steps.put_into_production(store.url, "v2", "v1", evaluation, settings, "run-1")
+        step(Release(url, {"v1": RIGHT, "v2": 500}))
     found = record.notes(models.objects, "run-1")
     text = record.summary(found, record.Ending(state="FAILED"), "run-1")
     assert "The run failed. rolled back: v2 does not work" in text and "v1 serves" in text

@@ -208,17 +208,6 @@ def test_a_manifest_that_cannot_be_used_ends_the_run_with_the_reason(
         list_speech(objects, "https://host/m.jsonl", "", store)
 
 
-def test_a_pod_without_the_gpus_that_it_asked_for_does_not_begin(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(steps, "gpus", lambda: 1)
-    steps.check_gpus(1)
-    with pytest.raises(steps.StepError, match="asked for 2 GPUs and torch sees 1; is the image"):
-        steps.check_gpus(2)
-    monkeypatch.setenv(steps.LOCAL_RELEASE, "serving.json")
-    steps.check_gpus(2)
-
-
 def test_the_start_is_what_serves_or_what_is_shipped(
     store: StoreConfig, models: ModelStore, tmp_path: Path
 ) -> None:
