@@ -246,11 +246,18 @@ def test_one_mode_can_be_chosen(checkpoint: Path, manifest: Path, tmp_path: Path
 
 
 def test_checkpoints_that_are_compared_take_turns(
-    manifest: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has been through the first stretch before it is timed, and none is always the first."""
     other = make_random_checkpoint(tmp_path / "other", seed=1)
-    monkeypatch.setattr(module, "_CHUNK_SECONDS", 1.0)  # each clip by itself
+    lines = []
+    for seconds in (1.0, 0.75, 0.5):
+        soundfile.write(tmp_path / f"{seconds}.wav", np.zeros(int(seconds * 16_000)), 16_000)
+        line = {"audio_filepath": f"{seconds}.wav", "duration": seconds, "text": "some words"}
+        lines.append(json.dumps(line) + "\n")
+    manifest = tmp_path / "three.jsonl"
+    manifest.write_text("".join(lines))
+    monkeypatch.setattr(module, "_CHUNK_SECONDS", 1.75)  # the longer two, and the last
     turns: list[tuple[str, str, float]] = []
 
     def transcriber(recognizer: Recognizer, mode: Mode) -> module.Transcriber:
@@ -276,13 +283,13 @@ def test_checkpoints_that_are_compared_take_turns(
     ]
     evaluations = module.evaluate_in_turns(configs, command="")
     forth = [(n, m) for m in ("accurate", "fast") for n in ("candidate", "production")]
-    first = [(*turn, 1.0) for turn in forth]
+    first = [(*turn, 1.75) for turn in forth]
     assert turns == [*first, *first, *((*turn, 0.5) for turn in reversed(forth))]
     for config, evaluation in zip(configs, evaluations, strict=True):
         assert [system.name for system in evaluation.systems] == ["accurate", "fast"]
         assert evaluation.conditions.checkpoint == str(config.checkpoint)
-        lines = (config.output / "hypotheses.jsonl").read_text().splitlines()
-        assert {json.loads(line)["hypothesis"] for line in lines} == {
+        heard = (config.output / "hypotheses.jsonl").read_text().splitlines()
+        assert {json.loads(line)["hypothesis"] for line in heard} == {
             f"Some words of {config.output.name}."
         }
     slower = configs[1].model_copy(update={"dtype": "bfloat16"})
