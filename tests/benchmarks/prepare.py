@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -61,7 +63,8 @@ def prepare(store: StoreConfig, manifest: str, workers: int) -> tuple[float, flo
     listing = list_speech(objects, manifest, "", store)
     (name,) = shard_names(listing, 1)
     started = time.perf_counter()
-    shard = prepare_shard(objects, name, Criteria(), workers, store)
+    with redirect_stdout(StringIO()):  # it tells of each piece
+        shard = prepare_shard(objects, name, Criteria(), workers, store)
     seconds = time.perf_counter() - started
     assert not [*shard.refused()]
     return sum(entry.seconds for _, entry in shard.accepted()), seconds
