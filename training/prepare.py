@@ -27,7 +27,14 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
-from model.audio import SAMPLE_RATE, AudioError, AudioLimits, AudioTooLong, load_audio
+from model.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    AudioLimits,
+    AudioTooLong,
+    NotAudio,
+    load_audio,
+)
 from training.arguments import parse_config
 from training.corpus_statistics import (
     SPLITS,
@@ -47,8 +54,8 @@ from training.manifest import (
     write_manifest,
 )
 
-# The kind of a refusal that is no matter of criteria.
-UNDECODABLE = "undecodable"
+# Refusals that are no matter of criteria: the recording's fault, and this machine's.
+UNDECODABLE, UNREADABLE = "undecodable", "unreadable"
 
 
 class PreparationError(ValueError):
@@ -321,8 +328,7 @@ def measure(
         )
         for (utterance, source), outcome in zip(listed, outcomes, strict=True):
             if not isinstance(outcome, Measured):
-                kind = "too long" if isinstance(outcome, AudioTooLong) else UNDECODABLE
-                refusals.append(Refusal(kind, str(outcome), source, utterance))
+                refusals.append(Refusal(_kind(outcome), str(outcome), source, utterance))
             elif unfit := _unfit(outcome.utterance, criteria):
                 refusals.append(Refusal(*unfit, source, utterance))
             elif same := seen.get(outcome.audio_sha256):
@@ -373,14 +379,25 @@ def _use_one_thread() -> None:
 def _measure(utterance: Utterance, limits: AudioLimits) -> Measured | AudioError | OSError:
     try:
         content = utterance.audio_filepath.read_bytes()
-        samples = load_audio(content, limits).numel()
-    except (AudioError, OSError) as error:
+    except OSError as error:
         return error
+    try:
+        samples = load_audio(content, limits).numel()
+    except AudioError as error:
+        return error
+    except OSError as error:  # FFmpeg's are; one that was not foreseen must not end all
+        return NotAudio(str(error))
     return Measured(
         utterance=replace(utterance, duration=samples / SAMPLE_RATE),
         declared_duration=utterance.duration,
         audio_sha256=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _kind(error: AudioError | OSError) -> str:
+    if isinstance(error, AudioTooLong):
+        return "too long"
+    return UNREADABLE if isinstance(error, OSError) else UNDECODABLE
 
 
 def _unfit(utterance: Utterance, config: Criteria) -> tuple[str, str] | None:

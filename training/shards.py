@@ -24,7 +24,16 @@ from pydantic import BaseModel, ConfigDict
 from training.corpus_statistics import SplitName
 from training.files import atomic_writer
 from training.manifest import Rejected, Utterance
-from training.prepare import Criteria, Found, Measured, Prepared, Refusal, assemble, measure
+from training.prepare import (
+    UNREADABLE,
+    Criteria,
+    Found,
+    Measured,
+    Prepared,
+    Refusal,
+    assemble,
+    measure,
+)
 
 AUDIO = "audio"
 # Recordings of a piece on average, and at most.
@@ -35,7 +44,7 @@ VERSION = 1
 
 
 class ShardError(ValueError):
-    """A part is missing or not of this corpus."""
+    """A part is missing, not of this corpus, or cannot be measured here."""
 
 
 class _Record(BaseModel):
@@ -205,10 +214,17 @@ class Shard(_Record):
 def measure_piece(
     recordings: Sequence[Recording], folder: Path, criteria: Criteria, workers: int
 ) -> tuple[list[Accepted], list[Refused]]:
-    """Decode and check recordings that lie in `folder`/audio, in `workers` processes."""
+    """Decode and check recordings that lie in `folder`/audio, in `workers` processes.
+
+    Raises:
+        ShardError: one cannot be read. It was fetched, so the fault is this machine's, and what is kept
+            for later runs must not hold it.
+    """
     utterances = [entry.utterance(folder) for entry in recordings]
     members = {utterance.audio_filepath: place for place, utterance in enumerate(utterances)}
     accepted, refused = measure([(entry, folder) for entry in utterances], criteria, workers)
+    if unreadable := [refusal.reason for refusal in refused if refusal.kind == UNREADABLE]:
+        raise ShardError(f"{len(unreadable)} recordings cannot be read here: {unreadable[0]}")
     return (
         [
             Accepted(

@@ -240,6 +240,13 @@ def test_a_part_that_is_missing_twice_there_or_foreign_is_refused(
         attempt([shards[0], shards[1].model_copy(update={"listing": "0"})])
 
 
+def test_a_fault_of_this_machine_is_not_kept_as_one_of_the_recording(corpus: Path) -> None:
+    """What is measured of a piece is taken over by all later runs."""
+    (corpus.parent / AUDIO / "0" / "03.wav").unlink()
+    with pytest.raises(ShardError, match=r"1 recordings cannot be read here: .*03\.wav"):
+        measured(listing_of(corpus), corpus.parent, 1)
+
+
 def test_a_speaker_of_the_test_manifest_must_not_be_trained_on(
     corpus: Path, tmp_path: Path
 ) -> None:
