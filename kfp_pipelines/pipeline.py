@@ -138,7 +138,8 @@ def retraining(
             before has heard.
         data_criteria: Which recordings are accepted, where the defaults do not fit, such as
             {"max_seconds": 25}. See docs/pipeline.md.
-        data_shards: Pods that prepare at the same time, each at least some thousand recordings.
+        data_shards: Pods that prepare at the same time, each at least one piece of about a thousand
+            recordings.
         data_memory: Memory of the pods of Ingest, Prepare and Merge. A million recordings take
             3.2 GiB.
         data_max_unusable: Share of each manifest's lines that may be unusable, recordings that

@@ -55,7 +55,7 @@ NOTHING = ""
 PRODUCTION, SHIPPED = "production", "shipped"
 # Two numbers are fitted to each mode: more clips would only take longer.
 CALIBRATION_CLIPS = 2_000
-# English as it is written has some 12 marks in 100 words. The texts are looked at that tell it.
+# Below these a corpus is bare: written English has some 12 marks in 100 words. So many texts tell it.
 BARE_MARKS_PER_100_WORDS, BARE_CAPITALS, TEXTS = 2.0, 0.1, 10_000
 # The release of `python -m kfp_pipelines run`, see local_serving; on a cluster there is none.
 LOCAL_RELEASE = "STENO_LOCAL_RELEASE"
