@@ -43,7 +43,7 @@ pipeline: .venv/dev.done ## Retrain on this machine: S3, every step of the Kubef
 	@$(BIN)/python -m tests.retraining
 
 test: .venv/dev.done ## Run all tests, with the real servers
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-quick: .venv/dev.done ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -93,6 +93,11 @@ def test_a_step_that_was_killed_resumes_elsewhere_to_the_same_weights(
     s3: StoreConfig, tmp_path: Path, number: signal.Signals
 ) -> None:
     task = make_task(s3, tmp_path)
+    (tmp_path / "again").mkdir()
+    unbroken = make_task(StoreConfig(url=f"{s3.url}-unbroken"), tmp_path / "again")
+    other = subprocess.Popen(
+        command(unbroken, tmp_path / "unbroken"), env={**os.environ, **ONE_THREAD}
+    )
     work = tmp_path / "work"
     process = subprocess.Popen(
         command(task, work), env={**os.environ, **ONE_THREAD}, start_new_session=True
@@ -111,18 +116,13 @@ def test_a_step_that_was_killed_resumes_elsewhere_to_the_same_weights(
     shutil.rmtree(work)
     work = tmp_path / "another disk"  # of the next attempt
     subprocess.run(command(task, work), check=True, env={**os.environ, **ONE_THREAD})
-    resumed = load_file(work / "run" / "last" / "model.safetensors")
-    steps = [json.loads(line)["step"] for line in (work / "run" / "log.jsonl").open()]
-
-    other = StoreConfig(url=f"{s3.url}-unbroken")
-    (tmp_path / "again").mkdir()
-    unbroken = make_task(other, tmp_path / "again")
-    shutil.rmtree(work)
-    subprocess.run(command(unbroken, work), check=True, env={**os.environ, **ONE_THREAD})
-    whole = load_file(work / "run" / "last" / "model.safetensors")
-
+    assert other.wait(300) == 0
+    runs = [tmp_path / "unbroken" / "run", work / "run"]
+    whole, resumed = (load_file(run / "last" / "model.safetensors") for run in runs)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    expected = [json.loads(line)["step"] for line in (work / "run" / "log.jsonl").open()]
+    expected, steps = (
+        [json.loads(line)["step"] for line in (run / "log.jsonl").open()] for run in runs
+    )
     assert steps == expected  # each step once
 
 

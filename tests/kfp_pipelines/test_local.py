@@ -63,6 +63,7 @@ def test_steps_that_overlap_leave_print_and_logs_as_they_were(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_first_run_deploys_and_the_same_again_is_cached_and_refused(
     s3: StoreConfig,
     server: S3Server,

@@ -79,35 +79,34 @@ def logged(folder: Path, kind: str = "train") -> list[dict[str, float]]:
 def test_a_killed_run_resumes_to_the_same_weights(start, dev, tmp_path, accumulate):
     more = ("--batches.accumulate", accumulate)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(
-        [sys.executable, *command(start, dev, whole, *more)], check=True, env=ENVIRONMENT
+    unbroken, process = (
+        subprocess.Popen([sys.executable, *command(start, dev, folder, *more)], env=ENVIRONMENT)
+        for folder in (whole, killed)
     )
-    process = subprocess.Popen(
-        [sys.executable, *command(start, dev, killed, *more)], env=ENVIRONMENT
-    )
-    steps = len(logged(whole))
     try:
         deadline = time.monotonic() + 300
-        while len(logged(killed)) < steps // 2 and time.monotonic() < deadline:
+        while len(logged(killed)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert process.poll() is None, "it ended before it could be killed"
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert len(logged(killed)) < steps
+    steps = len(logged(killed))
     subprocess.run(
         [sys.executable, *command(start, dev, killed, *more, "--resume", "true")],
         check=True,
         env=ENVIRONMENT,
     )
+    assert unbroken.wait(300) == 0
+    assert 3 <= steps < len(logged(whole))
     one, two = (load_file(folder / "last" / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(one[name], two[name]) for name in one)
     # The log of the resumed run tells each step once, with the losses of the unbroken one.
-    unbroken, resumed = (
+    expected, resumed = (
         [(line["step"], line["loss_total"]) for line in logged(folder)]
         for folder in (whole, killed)
     )
-    assert resumed == unbroken
+    assert resumed == expected
     assert logged(killed, "dev")[-1]["wer_accurate"] == logged(whole, "dev")[-1]["wer_accurate"]
 
 
@@ -157,8 +156,10 @@ def test_several_processes_that_were_stopped_resume_to_the_same_weights(start, d
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     more = ("--epochs", "5", "--save_every", "1000")
     launch = [sys.executable, *TWO_PROCESSES]
-    subprocess.run([*launch, *command(start, dev, whole, *more)], check=True, env=ENVIRONMENT)
-    process = subprocess.Popen([*launch, *command(start, dev, stopped, *more)], env=ENVIRONMENT)
+    unbroken, process = (
+        subprocess.Popen([*launch, *command(start, dev, folder, *more)], env=ENVIRONMENT)
+        for folder in (whole, stopped)
+    )
     try:
         deadline = time.monotonic() + 300
         while len(logged(stopped)) < 3 and time.monotonic() < deadline:
@@ -169,15 +170,17 @@ def test_several_processes_that_were_stopped_resume_to_the_same_weights(start, d
     finally:
         process.kill()
         process.wait()
-    assert 3 <= len(logged(stopped)) < len(logged(whole))
+    steps = len(logged(stopped))
     progress = torch.load(stopped / "state.pt", weights_only=True)["progress"]
-    assert progress["step"] == len(logged(stopped))  # not a step is lost
+    assert progress["step"] == steps  # not a step is lost
     resumed = [*command(start, dev, stopped, *more), "--resume", "true"]
     subprocess.run([*launch, *resumed], check=True, env=ENVIRONMENT)
+    assert unbroken.wait(300) == 0
+    assert 3 <= steps < len(logged(whole))
     one, two = (load_file(folder / "last" / "model.safetensors") for folder in (whole, stopped))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    steps = [[line["step"] for line in logged(folder)] for folder in (whole, stopped)]
-    assert steps[0] == steps[1]
+    expected, done = ([line["step"] for line in logged(folder)] for folder in (whole, stopped))
+    assert done == expected
 
 
 @pytest.fixture
