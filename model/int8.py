@@ -23,10 +23,21 @@ class Int8Weight:
     scales: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor) -> "Int8Weight":
-        """Round a float32 weight; one that came from `dense` comes back exactly."""
+    def of(cls, weight: Tensor, *, in_pairs: bool = False) -> "Int8Weight":
+        """Round a float32 weight; one that came from `dense` comes back exactly.
+
+        Args:
+            weight: (rows, …).
+            in_pairs: for CPUs whose sums of two products have 16 bits (`sums_int8_in_full`): two values
+                that follow each other in a row, (0, 1), (2, 3), …, of which there must be an even
+                number, have a sum of 128 at most, which an input of 8 bits cannot make overflow
+                (255 · 128 < 2^15). It costs a third of a bit, where half the range would cost one.
+        """
         rows = weight.detach().float().flatten(1)
-        scales = (rows.abs().amax(1) / 127).clamp(min=1e-12).to(torch.bfloat16)
+        greatest = rows.abs()
+        if in_pairs:
+            greatest = greatest.unflatten(1, (-1, 2)).sum(-1)
+        scales = (greatest.amax(1) / 127).clamp(min=1e-12).to(torch.bfloat16)
         values = (rows / scales.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
         return cls(values.view(weight.shape), scales)
 
@@ -40,43 +51,59 @@ class Int8Weight:
 class Int8Linear(nn.Module):
     """A linear layer on a CPU whose product is in int8.
 
-    Its input is rounded to 8 bits, or 7 where the CPU's sums would overflow, between its least and its
-    greatest value each time ("dynamic quantization"): for the few rows of a search, which wait for the
-    weights to come from memory, a third of bfloat16's time and less than that of float32's. An encoder
-    gains less and loses more by it (docs/experiments.md).
+    Its input is rounded to 8 bits each time ("dynamic quantization"), between the least and the greatest
+    value of all rows. For the few rows of a search, which wait for the weights to come from memory, it
+    takes a third of bfloat16's time.
 
     Args:
         weight: (out_features, in_features).
         bias: float32 (out_features,).
+        by_row: scale each row to the same greatest value first. An encoder needs it: it has a few frames
+            with values twenty times as large as the others have, which would be left with two or three
+            bits (docs/experiments.md). A row then hardly depends on the others.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, by_row: bool = False) -> None:
         super().__init__()
-        rounded = Int8Weight.of(weight)
+        rounded = Int8Weight.of(weight, in_pairs=not sums_int8_in_full())
         zeros = torch.zeros(len(weight), dtype=torch.int64)
         values = torch._make_per_channel_quantized_tensor(
             rounded.values, rounded.scales.double(), zeros, axis=0
         )
+        if bias is not None:
+            bias = bias.detach().float()
+        self.by_row = by_row
+        self.register_buffer("bias", bias if by_row else None, persistent=False)
         with _engine():
-            self.packed = torch.ops.quantized.linear_prepack(
-                values, None if bias is None else bias.detach().float()
-            )
+            self.packed = torch.ops.quantized.linear_prepack(values, None if by_row else bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_features) of any type → float32 (…, out_features)."""
-        product: Tensor = torch.ops.quantized.linear_dynamic.default(
-            x.float(), self.packed, reduce_range=not sums_int8_in_full()
-        )
+        x = x.float()
+        if not self.by_row:
+            return self._product(x)
+        # Not `aminmax`, nor a norm: along rows they take twenty times as long.
+        greatest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
+        greatest.clamp_(min=1e-12)
+        product = self._product(x / greatest)
+        if self.bias is None:
+            return product.mul_(greatest)
+        return torch.addcmul(self.bias, product, greatest, out=product)
+
+    def _product(self, x: Tensor) -> Tensor:
+        product: Tensor = torch.ops.quantized.linear_dynamic.default(x, self.packed)
         return product
 
 
-def use_int8(module: nn.Module) -> None:
+def use_int8(module: nn.Module, *, by_row: bool = False) -> None:
     """Replace the linear layers within a module."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, Int8Linear(child.weight, child.bias))
+            setattr(module, name, Int8Linear(child.weight, child.bias, by_row=by_row))
         else:
-            use_int8(child)
+            use_int8(child, by_row=by_row)
 
 
 @contextmanager

@@ -138,13 +138,14 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         self.int8_qkv: Int8Linear | None = None
 
-    def fuse_qkv_in_int8(self) -> None:
+    def fuse_qkv_in_int8(self, *, by_row: bool = False) -> None:
         """Project to queries, keys and values in one product of int8 from here on."""
         parts = (self.q_proj, self.k_proj, self.v_proj)
         no_bias = torch.zeros(self.q_proj.out_features)
         self.int8_qkv = Int8Linear(
             torch.cat([part.weight for part in parts]),
             torch.cat([no_bias if part.bias is None else part.bias for part in parts]),
+            by_row=by_row,
         )
         del self.q_proj, self.k_proj, self.v_proj
 
@@ -203,6 +204,11 @@ class EncoderLayer(nn.Module):
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
         self.final_layer_norm = nn.LayerNorm(width)
+
+    def use_int8(self) -> None:
+        """Compute the matrix products in int8 from here on, see `model.int8`; for a CPU."""
+        self.self_attn.fuse_qkv_in_int8(by_row=True)
+        use_int8(self, by_row=True)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` (batch, frames, width); `mask` (batch, 1, 1, frames), True for valid keys."""

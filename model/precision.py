@@ -27,7 +27,7 @@ def has_int8_units(device: torch.device) -> bool:
 def sums_int8_in_full() -> bool:
     """Whether the CPU sums products of int8 in 32 bits at once (AVX-512's VNNI).
 
-    Others sum pairs of them in 16 bits first, which overflow unless one of the two has 7 bits.
+    Others sum pairs of them in 16 bits first, for which `model.int8` has smaller weights.
     """
     return torch.cpu._is_vnni_supported()
 
