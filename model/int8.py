@@ -31,7 +31,7 @@ class Int8Weight:
             in_pairs: for CPUs whose sums of two products have 16 bits (`sums_int8_in_full`): two values
                 that follow each other in a row, (0, 1), (2, 3), …, of which there must be an even
                 number, have a sum of 128 at most, which an input of 8 bits cannot make overflow
-                (255 · 128 < 2^15). It costs a third of a bit, where half the range would cost one.
+                (255 · 128 < 2^15). It costs half a bit or less, where half the range would cost one.
         """
         rows = weight.detach().float().flatten(1)
         greatest = rows.abs()
