@@ -24,7 +24,7 @@ class Int8Weight:
 
     @classmethod
     def of(cls, weight: Tensor, *, in_pairs: bool = False) -> "Int8Weight":
-        """Round a float32 weight; one that came from `dense` comes back exactly.
+        """Round a float32 weight; one that came from `dense` comes back exactly, but for pairs.
 
         Args:
             weight: (rows, …).
