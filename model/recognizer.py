@@ -201,7 +201,7 @@ class Recognizer:
         if self.dtype == "int8":
             self.network.decoder.use_int8()
             if "bfloat16" not in offered:
-                # With AMX bfloat16 is faster, and it rounds less (docs/experiments.md).
+                # Units for bfloat16 are fast enough, and it rounds less (docs/experiments.md).
                 for layer in (*self.network.encoder.layers, *self.network.ctc.layers):
                     layer.use_int8()
         elif self.dtype == "bfloat16":

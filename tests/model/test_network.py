@@ -211,6 +211,7 @@ def test_no_sum_of_int8_products_overflows_on_this_cpu():
     # As bad as can be: neighbours of 64 and 64, of 127 and 1, all of one sign, and inputs of 255 steps.
     first = torch.randint(1, 128, (32, 48), generator=generator)
     weight = torch.stack([first, 128 - first], -1).flatten(1).float()
+    weight[0] = 127  # neighbours that together have twice the room
     weight[16:] *= -1
     x = torch.full((5, 96), 255.0)
     x[0, :48] = 0
