@@ -20,7 +20,9 @@ from model.audio import load_audio
 from model.checkpoint import load_checkpoint
 from model.confidence import Calibration, Calibrations
 from model.hotwords import Hotword
+from model.int8 import Int8Linear
 from model.lanes import Lanes
+from model.precision import has_int8_units
 from model.recognizer import _NOTHING, Recognizer, TranscribeOptions
 from model.search import Decoded
 from model.tokenizer import Characters
@@ -572,3 +574,16 @@ def test_the_text_is_the_same_with_word_times_and_without(
         for words in (True, False)
     ]
     assert [result.transcripts[0].text for result in found] == [text.strip()] * 2
+
+
+@pytest.mark.skipif(not has_int8_units(torch.device("cpu")), reason="FBGEMM needs AVX2")
+@pytest.mark.parametrize("offered", [("int8", "float32"), ("int8", "bfloat16", "float32")])
+def test_in_int8_the_encoder_is_left_to_units_for_bfloat16(random_checkpoint, monkeypatch, offered):
+    monkeypatch.setattr("model.recognizer.precisions", lambda device: offered)
+    network = Recognizer(random_checkpoint, device="cpu").network
+    for layer in (*network.encoder.layers, *network.ctc.layers):
+        if "bfloat16" in offered:
+            assert layer.fc1.weight.dtype == torch.bfloat16
+        else:
+            assert isinstance(layer.fc1, Int8Linear) and layer.fc1.by_row
+    assert isinstance(network.decoder.layers[0].fc1, Int8Linear)
