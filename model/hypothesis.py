@@ -7,7 +7,7 @@ so that what the decoder remembers of the tokens before a place is still right w
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from model.draft import Draft
@@ -83,10 +83,14 @@ class Rest:
         tokens: of the text.
         place: where the other departs.
         token: that it has there instead.
+        words: tokens that begin a word.
     """
 
-    def __init__(self, tokens: Sequence[int], place: int, token: int) -> None:
+    def __init__(
+        self, tokens: Sequence[int], place: int, token: int, words: Container[int]
+    ) -> None:
         self._tokens = list(tokens)
+        self._words = words
         self.place = place  # of the text, where the other one stands
         self.agreed = 0  # tokens of the two that were the same of late
         self.follow(token)
@@ -102,7 +106,14 @@ class Rest:
         there = (i for i in nearby if 0 <= i < len(self._tokens))
         found = next((i for i in there if self._tokens[i] == token), None)
         self.agreed = self.agreed + 1 if found == self.place else int(found is not None)
-        self.place = (self.place if found is None else found) + 1
+        if found is not None:
+            self.place = found + 1
+        elif token in self._words or not self._expects_word():
+            self.place += 1
+        # Else it is a sign before the next word, or the word before it is longer here.
+
+    def _expects_word(self) -> bool:
+        return self.place < len(self._tokens) and self._tokens[self.place] in self._words
 
 
 class Hypothesis:
@@ -112,6 +123,7 @@ class Hypothesis:
         prompt: tokens that come before it.
         limit: most tokens that the audio can hold.
         end: the token that ends a text.
+        words: tokens that begin a word.
         draft: a guess at the text.
         reconsider: try the rivals of doubtful tokens after the text has ended.
 
@@ -125,7 +137,13 @@ class Hypothesis:
     """
 
     def __init__(
-        self, prompt: Sequence[int], limit: int, end: int, draft: Draft | None, reconsider: bool
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        end: int,
+        words: Container[int],
+        draft: Draft | None,
+        reconsider: bool,
     ) -> None:
         self.prompt = prompt
         self.limit = limit
@@ -134,6 +152,7 @@ class Hypothesis:
         self.looped = False
         self.ended = False
         self._end = end
+        self._words = words
         self._heard = draft  # which `_draft` is no more once a rival is tried
         self._draft: Draft | Rest | None = draft
         self._reconsider = reconsider
@@ -144,6 +163,11 @@ class Hypothesis:
     def guess(self, most: int) -> list[int]:
         """Tokens that may come next."""
         return self._draft.next(most) if self._draft else []
+
+    def mend_guess(self, guess: Sequence[int], right: int, chosen: Sequence[int | None]) -> None:
+        """Guess better from now on, after a guess that was wrong (see `Draft.mended`)."""
+        if isinstance(self._draft, Draft):
+            self._draft = self._draft.mended(self.tokens, guess, right, chosen)
 
     def doubts(self, logprob: float) -> bool:
         """Whether the rival of a token of this probability is wanted."""
@@ -218,7 +242,7 @@ class Hypothesis:
             if rival.token == self._end:
                 self._judge(tokens, logprobs)
             elif sum(logprobs) > self._best_logprob:  # what follows makes no text more probable
-                self._draft = Rest(self._best[0], rival.place, rival.token)
+                self._draft = Rest(self._best[0], rival.place, rival.token, self._words)
                 self.tokens, self.logprobs = [*tokens, rival.token], logprobs
                 return False
         self.tokens, self.logprobs = self._best

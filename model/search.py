@@ -1,5 +1,6 @@
 """From the encoder's output to text: greedy attention search and greedy CTC."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ TOKENS_PER_SECOND = 12
 TOKENS_AT_LEAST = 16
 # Most places of the decoder in a pass of drafts: more cost more than the guesses save.
 ROWS_A_PASS = 8
+# What the decoder would have written after a wrong guess mends the draft if it is so probable.
+FORESEEN_LOGPROB = math.log(0.6)
 # Rows that have ended leave the batch once so few are left of it: each time the others are copied.
 SHRINK = 0.75
 
@@ -140,7 +143,14 @@ def greedy_search(
     prompt_length = len(prompts[0])
     limits = most_tokens(decoder, frames, prompt_length)
     rows = [
-        Hypothesis(prompt, limit, tokenizer.end, Draft(text, tokenizer) if text else None, more)
+        Hypothesis(
+            prompt,
+            limit,
+            tokenizer.end,
+            tokenizer.word_starts,
+            Draft(text, tokenizer) if text else None,
+            more,
+        )
         for prompt, limit, text, more in zip(
             prompts,
             limits,
@@ -202,6 +212,13 @@ def greedy_search(
                 goes_on = row.write(chosen[place], logprobs[place], rivals.get(place))
                 if not goes_on or chosen[place] != guessed:
                     break
+            if goes_on and place < start + len(guess):
+                own = slice(start, start + len(guess))
+                sure = [
+                    token if logprob > FORESEEN_LOGPROB else None
+                    for token, logprob in zip(chosen[own], logprobs[own], strict=True)
+                ]
+                row.mend_guess(guess, place - start, sure)
             start += len(guess) + 1
         going = [i for i, row in enumerate(held) if not row.ended]
         if len(going) <= SHRINK * len(held):

@@ -134,6 +134,13 @@ class Tokenizer:
         return (self.previous, *before, *self.prompt)
 
     @cached_property
+    def word_starts(self) -> frozenset[int]:
+        """Tokens that begin with a space, as a word's first does."""
+        space = self.pairs.encode(" ", add_special_tokens=False).tokens[0]  # as the pairs spell it
+        names = self.pairs.get_vocab().items()
+        return frozenset(token for name, token in names if name.startswith(space))
+
+    @cached_property
     def suppressed(self) -> list[int]:
         """Tokens that a transcript never holds: non-speech symbols, and all special but the end."""
         music = [m for sign in _MUSIC for m in (sign, " " + sign)]

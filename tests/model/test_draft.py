@@ -75,3 +75,57 @@ def test_its_place_is_the_nearest_beginning_by_edit_distance(tokenizer, heard, w
     again = draft.after(tokens)  # whatever it has followed itself
     assert (again.place, again.distance) == (draft.place, distances[-1])
     assert again.left == len(text) - again.place
+
+
+def mended(tokenizer: Tokenizer, heard: str, written: str, after: list[str | None]) -> str:
+    """What a draft says next, after a guess whose first token was wrong.
+
+    Args:
+        tokenizer: of the decoder.
+        heard: the draft.
+        written: instead of the first token of the guess.
+        after: what would have been written in place of each of the next; None for the guess's own.
+    """
+    draft = Draft(heard, tokenizer)
+    guess = draft.next(len(after) + 1)
+    (first,) = tokenizer.pairs.encode(written, add_special_tokens=False).ids
+    chosen = [
+        own if piece is None else tokenizer.pairs.encode(piece, add_special_tokens=False).ids[0]
+        for own, piece in zip(guess[1:], after, strict=True)
+    ]
+    draft.follow(first)
+    draft = draft.mended([first], guess, 0, [first, *chosen])
+    return "".join(tokenizer.piece(token) for token in draft.next(100)[:-1])
+
+
+@pytest.mark.parametrize(
+    ("heard", "after", "said"),
+    [
+        ("hear is the seat of it", [None, None, None], " is the seat of it."),
+        ("hear is the seet of it", [None, None, " seat", None], " is the seat of it."),
+        ("hear is thee set of it", [None, " the", " seat", None], " is the seat of it."),
+        ("hear in french style now", [None, " French", None, None], " in French style now."),
+        ("hear is market but it", [None, None, ",", None], " is market, but it."),
+        ("hear is market now it", [None, None, ".", None], " is market. Now it."),
+        ("hear is market but it", [None, None, " market", None], " is market but it."),  # again
+        ("hear is all", [None, None, "?"], " is all?"),
+        # A word that goes on after the guess: its rest would be wrong.
+        ("hear is prob elem of race", [None, " problem"], " is problem elem of race."),
+        ("hear is dangerusnes of race", [None, " dangerous"], " is dangerous of race."),
+    ],
+)
+def test_a_wrong_guess_mends_what_follows(tokenizer, heard, after, said):
+    assert mended(tokenizer, heard, " Here", after) == said
+
+
+def test_what_is_mended_is_still_judged_by_what_was_heard(tokenizer):
+    draft = Draft("so be it", tokenizer)
+    guess = draft.next(4)
+    tokens = tokenizer.encode("Say be")
+    longer = tokenizer.encode("beneath")[0]
+    draft.follow(tokens[0])
+    other = draft.mended(tokens[:1], guess, 0, [tokens[0], longer, None, None])
+    assert other.next(10) != draft.next(10)
+    for one in (draft, other):
+        one.follow(tokens[1])
+    assert other.overrun == draft.overrun

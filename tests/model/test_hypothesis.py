@@ -16,16 +16,18 @@ from model.hypothesis import (
     Rest,
 )
 from model.search import greedy_search
+from model.tokenizer import Tokenizer
 from tests.random_checkpoint import SHIPPED
 
 END = 0
+WORDS = range(100)  # tokens that begin a word: all
 # What a decoder says after some tokens: the best one, its probability, the second-best and its.
 Says = Callable[[Sequence[int]], tuple[int, float, int, float]]
 
 
 def written(says: Says, limit: int = 100) -> tuple[Hypothesis, list[list[int]]]:
     """Write a text a token at a time; also every text that was begun."""
-    text = Hypothesis([], limit, END, None, reconsider=True)
+    text = Hypothesis([], limit, END, WORDS, None, reconsider=True)
     begun = [[]]
     while not text.ended:
         before = list(text.tokens)
@@ -37,6 +39,12 @@ def written(says: Says, limit: int = 100) -> tuple[Hypothesis, list[list[int]]]:
     return text, begun
 
 
+def of_clip(tokenizer: Tokenizer, heard: str, *, reconsider: bool) -> Hypothesis:
+    """The text of a clip in which this was heard."""
+    draft = Draft(heard, tokenizer)
+    return Hypothesis([], 100, tokenizer.end, tokenizer.word_starts, draft, reconsider)
+
+
 def sure(text: Sequence[int]) -> Says:
     """A decoder that writes one text, whatever was written, and is sure of it."""
     return lambda before: ([*text, END][len(before)], 0.99, 99, 0.001)
@@ -46,7 +54,7 @@ def sure(text: Sequence[int]) -> Says:
 def test_an_early_end_wins_only_where_nothing_more_was_heard(heard: str, kept: int) -> None:
     tokenizer = load_checkpoint(SHIPPED).tokenizer
     tokens = tokenizer.encode("turn off the lights in the hall")
-    text = Hypothesis([], 100, tokenizer.end, Draft(heard, tokenizer), reconsider=True)
+    text = of_clip(tokenizer, heard, reconsider=True)
     for place, token in enumerate([*tokens, tokenizer.end]):
         doubt = (tokenizer.end, 0.5) if place == 1 else None
         text.write(token, math.log(0.6), doubt)  # of each factor below one the whole has seven more
@@ -74,7 +82,7 @@ def test_a_text_without_doubt_is_written_once():
 def test_a_text_that_stands_twice_is_a_loop_only_where_it_was_heard_once(heard, times, looped):
     tokenizer = load_checkpoint(SHIPPED).tokenizer
     once = tokenizer.encode("Turn off the lights.")
-    text = Hypothesis([], 100, tokenizer.end, Draft(heard, tokenizer), reconsider=False)
+    text = of_clip(tokenizer, heard, reconsider=False)
     for token in [*once * (5 if looped else times), tokenizer.end]:
         if not text.write(token, -0.1, None):
             break
@@ -190,7 +198,7 @@ def test_the_end_can_be_a_rival():
     ],
 )
 def test_a_text_is_found_again_after_other_tokens(token, following, rest):
-    draft = Rest([1, 2, 3, 4, 5], 2, token)
+    draft = Rest([1, 2, 3, 4, 5], 2, token, WORDS)
     assert draft.agreed == 0
     for one in following:
         draft.follow(one)
@@ -198,6 +206,28 @@ def test_a_text_is_found_again_after_other_tokens(token, following, rest):
     for count, one in enumerate(rest, draft.agreed + 1):
         draft.follow(one)
         assert draft.agreed == count
+
+
+@pytest.mark.parametrize(
+    ("text", "rival", "following", "rest"),
+    [
+        ("in market near", ",", [], " market near"),
+        ("in Paul Street near", " Poly", ["st", "reet"], " Street near"),
+        ("in market. But", "?", [], " But"),  # instead of another sign
+    ],
+)
+def test_what_does_not_begin_a_word_stands_before_the_next_one(text, rival, following, rest):
+    tokenizer = load_checkpoint(SHIPPED).tokenizer
+
+    def token(piece: str) -> int:
+        (one,) = tokenizer.pairs.encode(piece, add_special_tokens=False).ids
+        return one
+
+    place = {"?": 2}.get(rival, 1)
+    draft = Rest(tokenizer.encode(text), place, token(rival), tokenizer.word_starts)
+    for piece in following:
+        draft.follow(token(piece))
+    assert "".join(map(tokenizer.piece, draft.next(10))) == rest
 
 
 def test_reconsidered_clips_leave_the_others_as_they_are(random_checkpoint):

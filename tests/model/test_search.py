@@ -1,5 +1,7 @@
 """Greedy search: the right text, and none that is invented."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -8,10 +10,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from model.checkpoint import Checkpoint
-from model.hypothesis import LOOP_TOKENS, cycle_length
+from model.hypothesis import LOOP_TOKENS, Hypothesis, cycle_length
 from model.search import (
     TOKENS_AT_LEAST,
     TOKENS_PER_SECOND,
+    Decoded,
     compression_ratio,
     greedy_ctc,
     greedy_search,
@@ -166,6 +169,37 @@ def test_the_ctc_text_saves_passes_and_changes_nothing(shipped_recognizer, speec
     drafted = greedy_search(network.decoder, encoded, frames, tokenizer, drafts)
     assert len(passes) - without < 0.7 * without
     assert [d.tokens for d in drafted] == [d.tokens for d in plain]
+
+
+@torch.inference_mode()
+def test_wrong_guesses_save_passes(shipped_recognizer, speech, monkeypatch):
+    network, tokenizer = shipped_recognizer.network, shipped_recognizer.tokenizer
+    clips = []
+    for waveform in speech:
+        features, frames = shipped_recognizer.features(
+            waveform[None], torch.tensor([len(waveform)])
+        )
+        encoded = network.encoder(features, frames)
+        (heard,) = greedy_ctc(network.ctc(encoded, frames), frames, shipped_recognizer.characters)
+        misspelled = re.sub(r"(\w)\w(\w)", r"\1\2", heard)
+        clips.append((encoded, frames, misspelled))
+    passes: list[int] = []
+    forward = network.decoder.forward
+    monkeypatch.setattr(
+        network.decoder, "forward", lambda *args: passes.append(1) or forward(*args)
+    )
+
+    def texts() -> list[Decoded]:
+        passes.clear()
+        return [
+            greedy_search(network.decoder, encoded, frames, tokenizer, [heard])[0]
+            for encoded, frames, heard in clips
+        ]
+
+    mended, count = texts(), len(passes)
+    monkeypatch.setattr(Hypothesis, "mend_guess", lambda *_: None)
+    assert [one.tokens for one in texts()] == [one.tokens for one in mended]
+    assert count < 0.95 * len(passes)
 
 
 def test_ctc_merges_repeats_and_drops_blanks_and_padding():
