@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.compiled_layer import CompiledLayer
 from model.int8 import Int8Linear, use_int8
 from model.precision import has_amx_tiles
 
@@ -76,6 +77,13 @@ def frame_mask(frames: Tensor, length: int) -> Tensor | None:
     if int(frames.min()) >= length:
         return None
     return torch.arange(length, device=frames.device)[None, :] < frames[:, None]
+
+
+def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What is added to scores in place of a mask that is True where they count."""
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
 def _attend_in_products(
@@ -230,6 +238,17 @@ class DecoderLayer(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
+    def compiled(self) -> CompiledLayer:
+        """The layer for passes over few tokens, once its products are in int8."""
+        norms = self.self_attn_layer_norm, self.encoder_attn_layer_norm, self.final_layer_norm
+        text, audio = self.self_attn, self.encoder_attn
+        products = (
+            *(text.int8_qkv, text.out_proj),
+            *(audio.q_proj, audio.out_proj),
+            *(self.fc1, self.fc2),
+        )
+        return CompiledLayer(list(norms), [p for p in products if isinstance(p, Int8Linear)])
+
 
 class Encoder(nn.Module):
     """Log-mel features to one vector every 20 ms."""
@@ -366,6 +385,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(width) for _ in range(dims.text_layers))
         self.layer_norm = nn.LayerNorm(width)
         self.int8_output: Int8Linear | None = None
+        self._compiled: list[CompiledLayer] = []
 
     def _layers(self) -> Iterator[DecoderLayer]:
         for layer in self.layers:
@@ -381,6 +401,7 @@ class Decoder(nn.Module):
         for layer in self._layers():
             layer.self_attn.fuse_qkv_in_int8()
         use_int8(self.layers)
+        self._compiled = [layer.compiled() for layer in self._layers()]
         self.int8_output = Int8Linear(self.embed_tokens.weight)
         self.embed_tokens.bfloat16()  # rows are looked up in it, no more
 
@@ -436,6 +457,14 @@ class Decoder(nn.Module):
         mask = None
         if cache.text and (length > 1 or min(cache.lengths) < max(cache.lengths)):
             mask = torch.arange(longest, device=tokens.device) <= places[:, None, :, None]
+        if self._compiled and cache.text and length < MANY_QUERIES:
+            x = self._pass_compiled(x, mask, places, cache)
+        else:
+            x = self._pass(x, mask, places, cache)
+        cache.lengths = [n + length for n in cache.lengths]
+        return self.layer_norm(x)
+
+    def _pass(self, x: Tensor, mask: Tensor | None, places: Tensor, cache: DecoderCache) -> Tensor:
         for i, layer in enumerate(self._layers()):
             queries, own = layer.self_attn.queries_keys_values(layer.self_attn_layer_norm(x))
             keys, values = cache.append(i, own, places) if cache.text else own
@@ -445,8 +474,19 @@ class Decoder(nn.Module):
             queries = layer.encoder_attn.queries(normed)
             x = x + layer.encoder_attn(queries, *cache.audio[i], cache.mask).view_as(x)
             x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
-        cache.lengths = [n + length for n in cache.lengths]
-        return self.layer_norm(x)
+        return x
+
+    def _pass_compiled(
+        self, x: Tensor, mask: Tensor | None, places: Tensor, cache: DecoderCache
+    ) -> Tensor:
+        start = min(cache.lengths)
+        end = max(cache.lengths) + x.shape[1]
+        together = start == max(cache.lengths)
+        masks = _added(mask, x.dtype), _added(cache.mask, cache.audio[0][0].dtype)
+        for layer, text, audio in zip(self._compiled, cache.text, cache.audio, strict=True):
+            where = places, start if together else None, end
+            x = layer(x, text, *where, masks[0], audio, masks[1])
+        return x
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, (…, vocabulary), after each place of `hidden` (…, width)."""

@@ -316,6 +316,37 @@ def test_what_is_remembered_of_each_row_is_as_of_one_pass_over_its_text(random_c
 
 
 @torch.inference_mode()
+@pytest.mark.skipif(not has_int8_units(torch.device("cpu")), reason="needs AVX2")
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frames", [[20, 20], [20, 13]])
+def test_the_compiled_layers_compute_what_the_others_do(
+    random_checkpoint, monkeypatch, tiles, dtype, frames
+):
+    for module in ("network", "compiled_layer"):
+        monkeypatch.setattr(f"model.{module}.has_amx_tiles", lambda: tiles)
+    decoder = random_checkpoint.network.decoder
+    decoder.use_int8()
+    generator = torch.Generator().manual_seed(3)
+    encoded = torch.randn(2, 20, 64, generator=generator).to(dtype)
+    texts = torch.randint(0, 200, (2, 4), generator=generator)
+    more = torch.randint(0, 200, (2, 3), generator=generator)
+    one = torch.randint(0, 200, (4, 1), generator=generator)
+    found = []
+    for _ in range(2):
+        cache = decoder.start(encoded, torch.tensor(frames), remember=True)
+        states = [decoder(texts, cache), decoder(more, cache)]
+        cache.lengths = [5, 6]
+        states.append(decoder(more, cache))
+        cache.select([0, 0, 1, 1], [0, 1])  # as a beam's texts
+        states.append(decoder(one, cache))
+        found.append(states)
+        decoder._compiled = []
+    for compiled, plain in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("kind", ["all", "by key", "by query", "causal"])
 @pytest.mark.parametrize("queries", [96, 97])
 def test_attention_at_a_multiple_of_steps_is_that_of_the_lengths_themselves(kind, queries):
