@@ -129,3 +129,18 @@ def test_what_is_mended_is_still_judged_by_what_was_heard(tokenizer):
     for one in (draft, other):
         one.follow(tokens[1])
     assert other.overrun == draft.overrun
+
+
+@given(st.text(max_size=30), st.data())
+def test_any_guess_and_any_answers_leave_a_draft_that_guesses(tokenizer, heard, data):
+    draft = Draft(heard, tokenizer)
+    tokens: list[int] = []
+    any_token = st.integers(0, tokenizer.vocabulary - 1)
+    for _ in range(3):
+        guess = draft.next(6)
+        right = data.draw(st.integers(0, len(guess) - 1))
+        chosen = [data.draw(st.none() | any_token | st.just(token)) for token in guess]
+        tokens += [*guess[:right], data.draw(any_token)]
+        draft = draft.mended(tokens, guess, right, chosen)
+        assert 0 <= draft.place <= draft.place + draft.left
+        assert draft.next(100)[-1] == tokenizer.end
