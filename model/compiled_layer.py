@@ -1,8 +1,8 @@
 """A layer of the decoder in int8, compiled by TorchScript.
 
-A search's passes are over few tokens, and made of some hundred small operations; with Python between
-them half of a pass was spent on calling them (docs/experiments.md). `torch.compile` would need a C++
-compiler where the recognizer runs.
+A search's passes are over few tokens, and each layer is made of some hundred small operations; with
+Python between them half of a pass was spent on calling them (docs/experiments.md). `torch.compile`
+would need a C++ compiler where the recognizer runs.
 """
 
 import warnings
@@ -38,7 +38,7 @@ def _layer(
     products: list[torch.classes.quantized.LinearPackedParamsBase],  # type: ignore[name-defined]
     text: tuple[Tensor, Tensor],
     places: Tensor,
-    start: int,
+    start: int | None,
     end: int,
     text_added: Tensor | None,
     audio: tuple[Tensor, Tensor],
@@ -52,7 +52,7 @@ def _layer(
     normed = F.layer_norm(x, [width], norms[0][0], norms[0][1])
     projected = torch.ops.quantized.linear_dynamic(normed, products[0])
     queries, keys, values = projected.view(rows, length, 3 * heads, head_width).chunk(3, 2)
-    if start >= 0:
+    if start is not None:
         all_keys[:, :, start:end] = keys.transpose(1, 2)
         all_values[:, :, start:end] = values.transpose(1, 2)
     else:
@@ -132,7 +132,7 @@ class CompiledLayer:
             self._products,
             text,
             places,
-            -1 if start is None else start,
+            start,
             end,
             text_added,
             audio,

@@ -66,7 +66,7 @@ class Draft:
 
     def follow(self, token: int) -> None:
         """Take in a token that was written."""
-        text = self._piece(token)
+        text = self._tokenizer.piece(token)
         for letter in text.lower():
             if _is_letter(letter):
                 self._letters += 1
@@ -111,7 +111,9 @@ class Draft:
             right: how many tokens of it were written.
             chosen: what the decoder would have written in place of each; None if it was not sure.
         """
-        pieces = ["" if token == self._tokenizer.end else self._piece(token) for token in guess]
+        pieces = [
+            "" if token == self._tokenizer.end else self._tokenizer.piece(token) for token in guess
+        ]
         letters = [sum(map(_is_letter, piece)) for piece in pieces]
         start = self._guessed + sum(letters[:right])
         end = start + sum(letters[right:])
@@ -125,7 +127,7 @@ class Draft:
             if other in (None, token, self._tokenizer.end) or token == self._tokenizer.end:
                 parts.append(piece)
                 continue
-            wanted = self._piece(other)
+            wanted = self._tokenizer.piece(other)
             if not any(map(str.isalnum, wanted)):  # a sign before the next word, or for another
                 parts.append(wanted)
                 if any(map(str.isalnum, piece)):
@@ -141,9 +143,6 @@ class Draft:
             end += (self._text[end:] + " ").index(" ")
         text = "".join([*self._shown[:start], *parts, *self._shown[end:]])
         return self._beside(tokens, text)
-
-    def _piece(self, token: int) -> str:
-        return self._tokenizer.piece(token)
 
     @property
     def distance(self) -> int:

@@ -83,14 +83,14 @@ class Rest:
         tokens: of the text.
         place: where the other departs.
         token: that it has there instead.
-        words: tokens that begin a word.
+        word_starts: tokens that begin a word.
     """
 
     def __init__(
-        self, tokens: Sequence[int], place: int, token: int, words: Container[int]
+        self, tokens: Sequence[int], place: int, token: int, word_starts: Container[int]
     ) -> None:
         self._tokens = list(tokens)
-        self._words = words
+        self._word_starts = word_starts
         self.place = place  # of the text, where the other one stands
         self.agreed = 0  # tokens of the two that were the same of late
         self.follow(token)
@@ -108,12 +108,12 @@ class Rest:
         self.agreed = self.agreed + 1 if found == self.place else int(found is not None)
         if found is not None:
             self.place = found + 1
-        elif token in self._words or not self._expects_word():
+        elif token in self._word_starts or not self._expects_word():
             self.place += 1
         # Else it is a sign before the next word, or the word before it is longer here.
 
     def _expects_word(self) -> bool:
-        return self.place < len(self._tokens) and self._tokens[self.place] in self._words
+        return self.place < len(self._tokens) and self._tokens[self.place] in self._word_starts
 
 
 class Hypothesis:
@@ -123,7 +123,7 @@ class Hypothesis:
         prompt: tokens that come before it.
         limit: most tokens that the audio can hold.
         end: the token that ends a text.
-        words: tokens that begin a word.
+        word_starts: tokens that begin a word.
         draft: a guess at the text.
         reconsider: try the rivals of doubtful tokens after the text has ended.
 
@@ -141,7 +141,7 @@ class Hypothesis:
         prompt: Sequence[int],
         limit: int,
         end: int,
-        words: Container[int],
+        word_starts: Container[int],
         draft: Draft | None,
         reconsider: bool,
     ) -> None:
@@ -152,7 +152,7 @@ class Hypothesis:
         self.looped = False
         self.ended = False
         self._end = end
-        self._words = words
+        self._word_starts = word_starts
         self._heard = draft  # which `_draft` is no more once a rival is tried
         self._draft: Draft | Rest | None = draft
         self._reconsider = reconsider
@@ -242,7 +242,7 @@ class Hypothesis:
             if rival.token == self._end:
                 self._judge(tokens, logprobs)
             elif sum(logprobs) > self._best_logprob:  # what follows makes no text more probable
-                self._draft = Rest(self._best[0], rival.place, rival.token, self._words)
+                self._draft = Rest(self._best[0], rival.place, rival.token, self._word_starts)
                 self.tokens, self.logprobs = [*tokens, rival.token], logprobs
                 return False
         self.tokens, self.logprobs = self._best

@@ -8,6 +8,7 @@ beyond a clip's end are masked wherever they could reach a valid one.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -247,7 +248,7 @@ class DecoderLayer(nn.Module):
             *(audio.q_proj, audio.out_proj),
             *(self.fc1, self.fc2),
         )
-        return CompiledLayer(list(norms), [p for p in products if isinstance(p, Int8Linear)])
+        return CompiledLayer(list(norms), [cast(Int8Linear, product) for product in products])
 
 
 class Encoder(nn.Module):

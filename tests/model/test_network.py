@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from model.network import (
     KERNEL_STEP,
     MANY_QUERIES,
     Attention,
+    Decoder,
     EncoderLayer,
     ModelDimensions,
     Network,
@@ -325,10 +327,13 @@ def test_the_compiled_layers_compute_what_the_others_do(
 ):
     for module in ("network", "compiled_layer"):
         monkeypatch.setattr(f"model.{module}.has_amx_tiles", lambda: tiles)
-    decoder = random_checkpoint.network.decoder
-    decoder.use_int8()
     generator = torch.Generator().manual_seed(3)
-    encoded = torch.randn(2, 20, 64, generator=generator).to(dtype)
+    sizes = {"audio_width": 192, "text_width": 192, "text_layers": 2}  # three heads
+    decoder = Decoder(replace(random_checkpoint.network.dims, **sizes)).eval()
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    decoder.use_int8()
+    encoded = torch.randn(2, 20, 192, generator=generator).to(dtype)
     texts = torch.randint(0, 200, (2, 4), generator=generator)
     more = torch.randint(0, 200, (2, 3), generator=generator)
     one = torch.randint(0, 200, (4, 1), generator=generator)
