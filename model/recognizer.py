@@ -24,7 +24,7 @@ from model.beam_search import beam_search
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.confidence import with_confidences
 from model.ctc_beam import CTCBeamSearch
-from model.features import ENCODER_FRAMES_PER_SECOND, SAMPLES_PER_ENCODER_FRAME
+from model.features import SAMPLES_PER_ENCODER_FRAME
 from model.hotwords import Hotword, LetterBias, TokenBias
 from model.lanes import Lanes
 from model.language_model import LanguageModel
@@ -500,11 +500,19 @@ class Recognizer:
         return with_confidences(words, sure, self.config.calibration.accurate)
 
     def _align(self, logprobs: Tensor, text: str, piece: _Piece) -> tuple[Word, ...]:
-        """Times of the words of a text; none if it does not fit its frames."""
+        """Times of the words of a text, within the piece; none if it does not fit its frames.
+
+        The last frame may end after the piece, and a text that is long for its audio needs the silence
+        after it as well: then its times are drawn together.
+        """
         heard = -(-len(piece.waveform) // SAMPLES_PER_ENCODER_FRAME)
-        for count in (heard, len(logprobs)):  # rather not into the silence after the piece
+        for count in (heard, len(logprobs)):
             if fits(text, count, self.characters):
-                return tuple(align_words(logprobs[:count], text, self.characters))
+                pace = len(piece.waveform) / (count * SAMPLES_PER_ENCODER_FRAME)
+                return tuple(
+                    replace(word, start=word.start * pace, end=word.end * pace)
+                    for word in align_words(logprobs[:count], text, self.characters)
+                )
         return ()
 
     def _hear(self, piece: _Piece, logprobs: Tensor) -> tuple[str, float]:
@@ -549,10 +557,9 @@ class Recognizer:
                 continue
             own = segments[piece.owner]
             start, end = piece.span.start / SAMPLE_RATE, piece.span.end / SAMPLE_RATE
-            last = max(start, end - 1 / ENCODER_FRAMES_PER_SECOND)
             words = [
-                Word(w.word, min(start + w.start, last), min(start + w.end, end), w.confidence)
-                for w in reading.words
+                replace(word, start=start + word.start, end=min(start + word.end, end))
+                for word in reading.words
             ]
             for sentence in _sentences(words) if words else [[]]:
                 text = " ".join(w.word for w in sentence) or reading.text

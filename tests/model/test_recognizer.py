@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Barrier, Event
 
@@ -382,6 +383,7 @@ def test_times_lie_within_the_audio_however_it_is_cut(
     (transcript,) = shipped_recognizer.transcribe([waveform]).transcripts
     for part in (*transcript.words, *transcript.segments):
         assert 0 <= part.start < part.end <= transcript.duration
+    assert all(a.end <= b.start for a, b in pairwise(transcript.words))
     assert " ".join(w.word for w in transcript.words) == transcript.text
 
 
