@@ -19,6 +19,12 @@ MIN_LENGTH = 16
 SCHEME = "bearer "
 
 
+def written_tokens(path: Path) -> list[bytes]:
+    """The tokens in a file, one a line, whatever their length; a line that begins with `#` is none."""
+    lines = map(bytes.strip, path.read_bytes().splitlines())
+    return [line for line in lines if line and not line.startswith(b"#")]
+
+
 class Tokens:
     """The tokens in a file, one a line; any of them opens, so that one can replace another.
 
@@ -52,8 +58,7 @@ class Tokens:
             )
 
     def _read(self) -> list[bytes]:
-        lines = map(bytes.strip, self._path.read_bytes().splitlines())
-        written = [line for line in lines if line and not line.startswith(b"#")]
+        written = written_tokens(self._path)
         tokens = [token for token in written if len(token) >= MIN_LENGTH]
         short, self._short = self._short, len(written) - len(tokens)
         if not written:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import requests
 
+from handler.auth import written_tokens
+
 PAUSE_SECONDS = 1.0
 # Packets that nobody takes must not use up all the time.
 CONNECT_SECONDS = 10.0
@@ -55,8 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     headers = {"Content-Type": "application/octet-stream"}
     if options.tokens:
-        token = options.tokens.read_text().split()[0]
-        headers["Authorization"] = f"Bearer {token}"
+        tokens = written_tokens(options.tokens)
+        if not tokens:
+            print(f"error: {options.tokens} holds no token; it takes one a line", file=sys.stderr)
+            return 1
+        headers["Authorization"] = f"Bearer {tokens[0].decode()}"
     try:
         text = transcribe(options.url, options.clip.read_bytes(), headers, options.seconds)
     except RuntimeError as error:

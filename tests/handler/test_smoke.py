@@ -22,7 +22,8 @@ def endpoint(*statuses: int, port: int = 0) -> Iterator[tuple[str, list[int]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            given.append(statuses[min(len(given), len(statuses) - 1)])
+            known = self.headers["Authorization"] in (None, "Bearer first-of-the-tokens")
+            given.append(statuses[min(len(given), len(statuses) - 1)] if known else 401)
             body = json.dumps({"text": "Lights on." if given[-1] == 200 else "no"}).encode()
             self.send_response(given[-1])
             self.send_header("Content-Length", str(len(body)))
@@ -84,3 +85,16 @@ def test_what_another_try_would_not_change_is_said_at_once(
     assert "401" in capsys.readouterr().err
     assert smoke.main([*clip, "--url", "no address"]) == 1
     assert "cannot be asked" in capsys.readouterr().err
+
+
+def test_the_first_token_is_shown_and_no_comment(
+    clip: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = tmp_path / "tokens"
+    with endpoint(200) as (url, given):
+        tokens.write_text("# of the mobile team\n\n first-of-the-tokens\nsecond-of-the-tokens\n")
+        assert smoke.main([*clip, "--url", url, "--tokens", str(tokens)]) == 0
+        tokens.write_text("# none yet\n")
+        assert smoke.main([*clip, "--url", url, "--tokens", str(tokens)]) == 1
+    assert given == [200]
+    assert f"{tokens} holds no token" in capsys.readouterr().err

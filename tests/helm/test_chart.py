@@ -87,9 +87,9 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         ),
         "rollout": st.sampled_from(
             [
-                {"maxSurge": 1, "progressDeadlineSeconds": 4600},
+                {"maxSurge": 1, "progressDeadlineSeconds": 4630},
                 {"maxSurge": "25%", "progressDeadlineSeconds": 9000},
-                {"maxSurge": 0, "maxUnavailable": "50%", "progressDeadlineSeconds": 4600},
+                {"maxSurge": 0, "maxUnavailable": "50%", "progressDeadlineSeconds": 4630},
             ]
         ),
         "drain": st.fixed_dictionaries({"timeoutSeconds": st.integers(16, 4000)}),
@@ -134,7 +134,8 @@ choices: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 
 def can_go_together(values: dict[str, Any]) -> bool:
-    return not (values["auth"]["enabled"] and values["service"]["grpc"]["enabled"])
+    open_to_grpc = not values["auth"]["enabled"] or not values["service"]["grpc"]["enabled"]
+    return open_to_grpc and values["gpu"]["count"] <= values["server"]["workers"]
 
 
 @pytest.mark.slow
@@ -218,9 +219,9 @@ def test_the_pods_settings_fit_the_shipped_archive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "queue"), [("256Mi", 1), ("4Gi", 20), ("8Gi", 40), ("16Gi", 64)]
+    ("memory", "queue"), [("256Mi", 1), ("4Gi", 20), (2**33, 40), ("8Gi", 40), ("16Gi", 64)]
 )
-def test_the_queue_holds_what_the_memory_does(memory: str, queue: int) -> None:
+def test_the_queue_holds_what_the_memory_does(memory: str | int, queue: int) -> None:
     """Bodies of 40 MiB in four fifths of Java's heap; at most as many as the archive says."""
     amounts = {"requests": {"memory": memory}, "limits": {"memory": memory}}
     settings = settings_of(render(merged(REQUIRED, {"resources": amounts})))
@@ -248,16 +249,27 @@ def test_text_that_looks_like_something_else_stays_text() -> None:
         "limits": {"requestSize": "42991616"},
         "networkPolicy": {"storeCidrs": ["::/0"], "storeTo": [{"podSelector": {}}]},
         "test": {"expect": "lights: on # now"},
+        "nameOverride": "456",
+        "fullnameOverride": "speech",
     }
     manifests = render(merged(REQUIRED, values), release="123")
     (ingress,) = of_kind(manifests, "Ingress")
     annotations = ingress["metadata"]["annotations"]
     assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "42991616"
     assert ingress["metadata"]["labels"]["app.kubernetes.io/instance"] == "123"
+    assert ingress["metadata"]["labels"]["app.kubernetes.io/name"] == "456"
     (policy,) = of_kind(manifests, "NetworkPolicy")
     assert policy["spec"]["egress"][1]["to"] == [{"ipBlock": {"cidr": "::/0"}}, {"podSelector": {}}]
     (test,) = of_kind(manifests, "Pod")
     assert "--expect=lights: on # now" in test["spec"]["containers"][0]["args"]
+
+
+def test_pods_that_an_autoscaler_may_add_are_not_all_taken_at_once() -> None:
+    scaled = {"by": "hpa", "minReplicas": 1, "maxReplicas": 8}
+    values = {"autoscaling": scaled, "monitoring": {"scrapedOtherwise": True}}
+    assert of_kind(render(merged(REQUIRED, values)), "PodDisruptionBudget")
+    alone = {**values, "autoscaling": {**scaled, "maxReplicas": 1}}
+    assert not of_kind(render(merged(REQUIRED, alone)), "PodDisruptionBudget")
 
 
 def test_a_changed_configuration_replaces_the_pods() -> None:

@@ -87,7 +87,7 @@ FAULTS = [
     ("service.yaml", "targetPort: 9404", "targetPort: 9405"),
     ("service.yaml", "targetPort: 9404", "targetPort: exporter"),
     ("service.yaml", "{{ $name }}-metrics", "steno-metrics"),
-    ("poddisruptionbudget.yaml", "(gt (int $fewest) 1)", "true"),
+    ("poddisruptionbudget.yaml", "(gt (int $most) 1)", "true"),
     ("poddisruptionbudget.yaml", "steno/track: stable", "steno/track: main"),
     ("networkpolicy.yaml", "policyTypes: [Ingress, Egress]", "policyTypes: [Ingress]"),
     ("networkpolicy.yaml", "port: 8080", "port: 8081"),

@@ -17,6 +17,8 @@ from tests.helm.chart import CHART, REQUIRED, chart, merged, notes, of_kind, ren
         ({"server": {"batchsize": 2}}, "batchsize"),
         ({"server": {"handler": {"max_audio_second": 2}}}, "max_audio_second"),
         ({"image": {"tag": "latest"}}, "tag"),
+        ({"fullnameOverride": "speech.v2"}, "fullnameOverride"),
+        ({"nameOverride": "asr.v2"}, "nameOverride"),
         ({"image": {"digest": "sha256:12"}}, "digest"),
         ({"model": {"store": "https://models"}}, "store"),
         ({"model": {"endpoint": "https://me:password@host"}}, "endpoint"),
@@ -98,8 +100,15 @@ def test_a_value_that_is_unknown_or_impossible_is_named(
         ({"podDisruptionBudget": {"maxUnavailable": 0}}, "maxUnavailable is 0: no node"),
         (
             {"drain": {"timeoutSeconds": 1200}},
-            "rollout.progressDeadlineSeconds is 1200: .* give at least 1800",
+            "rollout.progressDeadlineSeconds is 1500: .* give at least 1830",
         ),
+        (
+            {"server": {"startupTimeout": 900}},
+            "rollout.startupSeconds is 600 and server.startupTimeout 900",
+        ),
+        ({"rollout": {"startupSeconds": 300}}, "startupSeconds is 300 and .*startupTimeout 300"),
+        ({"gpu": {"count": 4}}, "gpu.count is 4 and server.workers 1"),
+        ({"fullnameOverride": "1st"}, "would be called 1st, and a Service's name begins with a"),
         (
             {"server": {"maxBatchDelay": 585_000}},
             "server.maxBatchDelay is 585000 ms: .* has 585 s for it",

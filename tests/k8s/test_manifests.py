@@ -89,8 +89,8 @@ def test_the_quota_has_room_for_production_at_its_largest() -> None:
     values: dict[str, Any] = chart().merge_values(values_of(CHART / "values" / "production.yaml"))
     (quota,) = of_kind(objects(K8S / "namespaces"), "ResourceQuota")
     hard = quota["spec"]["hard"]
-    # All of them, a surging one, and a canary.
-    pods = values["autoscaling"]["maxReplicas"] + 2
+    # All of them, a surging one, a canary, and as many that drain.
+    pods = 2 * values["autoscaling"]["maxReplicas"] + 2
     kinds = ("resources", "exporterResources")
     for key in ("cpu", "memory"):
         needed = pods * sum(quantity(values[kind]["requests"][key]) for kind in kinds)

@@ -15,7 +15,7 @@ A longer one is cut, and told from others that begin alike by its hash.
 
 {{/* What selects this release's pods, of both tracks. */}}
 {{- define "steno.selector" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end -}}
@@ -23,7 +23,7 @@ app.kubernetes.io/component: server
 {{/* Labels of all objects. */}}
 {{- define "steno.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -142,10 +142,14 @@ handler:
 
 {{/* A quantity as a number; 0 where there is none. */}}
 {{- define "steno.amount" -}}
-{{- $text := toString (default 0 .) -}}
+{{- if not (kindIs "string" .) -}}
+{{- /* Helm reads a plain number as a float, whose text would be 8.6e+09. */}}
+{{- float64 (default 0 .) -}}
+{{- else -}}
 {{- $units := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
-{{- $unit := regexFind "[A-Za-z]+$" $text -}}
-{{- mulf (float64 (regexFind "^[0-9.]+" $text)) (get $units $unit | default 1.0) -}}
+{{- $unit := regexFind "[A-Za-z]+$" . -}}
+{{- mulf (float64 (regexFind "^[0-9.]+" .)) (get $units $unit | default 1.0) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The keys of metadata that are the chart's own, by the value in which a second one could stand. */}}
@@ -175,6 +179,9 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- $problems = append $problems (printf "the objects would be called %s, as those of the release %s end in -%s: choose another release name or fullnameOverride" (include "steno.fullname" $) (include "steno.fullname" $ | trimSuffix (printf "-%s" .)) .) -}}
 {{- end -}}
 {{- end -}}
+{{- if regexMatch "^[0-9]" (include "steno.fullname" $) -}}
+{{- $problems = append $problems (printf "the objects would be called %s, and a Service's name begins with a letter: give fullnameOverride" (include "steno.fullname" $)) -}}
+{{- end -}}
 {{- if and $v.model.store $v.model.claim -}}
 {{- $problems = append $problems "model.store and model.claim are both set: give one of them" -}}
 {{- end -}}
@@ -198,9 +205,16 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- if ge (int $v.drain.propagationSeconds) (int $v.drain.timeoutSeconds) -}}
 {{- $problems = append $problems (printf "drain.timeoutSeconds is %d and propagationSeconds %d: requests need time after nobody sends new ones" (int $v.drain.timeoutSeconds) (int $v.drain.propagationSeconds)) -}}
 {{- end -}}
-{{- $turn := add $v.drain.timeoutSeconds $v.rollout.startupSeconds | int -}}
+{{- $turn := add $v.drain.timeoutSeconds 30 $v.rollout.startupSeconds | int -}}
 {{- if lt (int $v.rollout.progressDeadlineSeconds) $turn -}}
-{{- $problems = append $problems (printf "rollout.progressDeadlineSeconds is %d: a roll-out that waits for one drain (drain.timeoutSeconds, %d) and one start (rollout.startupSeconds, %d) would have failed; give at least %d" (int $v.rollout.progressDeadlineSeconds) (int $v.drain.timeoutSeconds) (int $v.rollout.startupSeconds) $turn) -}}
+{{- $problems = append $problems (printf "rollout.progressDeadlineSeconds is %d: a roll-out that waits for one drain (drain.timeoutSeconds, %d, and 30) and one start (rollout.startupSeconds, %d) would have failed; give at least %d" (int $v.rollout.progressDeadlineSeconds) (int $v.drain.timeoutSeconds) (int $v.rollout.startupSeconds) $turn) -}}
+{{- end -}}
+{{- $loading := $v.server.startupTimeout | default 300 | int -}}
+{{- if ge $loading (int $v.rollout.startupSeconds) -}}
+{{- $problems = append $problems (printf "rollout.startupSeconds is %d and server.startupTimeout %d: the startup probe would end a server that still loads; give rollout.startupSeconds more" (int $v.rollout.startupSeconds) $loading) -}}
+{{- end -}}
+{{- if gt (int $v.gpu.count) (int $v.server.workers) -}}
+{{- $problems = append $problems (printf "gpu.count is %d and server.workers %d: each worker computes on one GPU, so the others would stay idle; give as many workers" (int $v.gpu.count) (int $v.server.workers)) -}}
 {{- end -}}
 {{- $rest := sub $v.drain.timeoutSeconds $v.drain.propagationSeconds | int -}}
 {{- if and (gt $rest 0) (ge (int $v.server.maxBatchDelay) (mul 1000 $rest | int)) -}}
