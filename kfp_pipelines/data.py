@@ -161,7 +161,8 @@ def _read_source(
 def _stats(objects: Objects, manifest: Path) -> Mapping[str, Stat]:
     """What is there of the recordings that a manifest names.
 
-    Beside it there may be much else: at the root of a bucket, all that the bucket holds.
+    Beside it there may be much else: at the root of a bucket, all that the bucket holds. What has a part
+    that begins with a dot is no key that could be fetched, and so not there.
     """
     folders: set[str] = set()
 
@@ -174,7 +175,8 @@ def _stats(objects: Objects, manifest: Path) -> Mapping[str, Stat]:
     if not below:
         return {}
     common = os.path.commonpath(below)
-    return patiently(lambda: objects.stats(f"{common}/" if common else ""))
+    found = patiently(lambda: objects.stats(f"{common}/" if common else ""))
+    return {key: stat for key, stat in found.items() if "/." not in f"/{key}"}
 
 
 def _source(address: str, settings: StoreConfig) -> tuple[Objects, str]:

@@ -29,7 +29,7 @@ from kfp_pipelines.data import fetch_prepared
 from kfp_pipelines.pods import check_gpus
 from kfp_pipelines.train_job import Nodes, Value, run_train_job
 from kfp_pipelines.training_state import KeptRun
-from store import Conflict, ModelStore, StoreConfig, StoreError, open_objects
+from store import Conflict, ModelStore, StoreConfig, StoreError, open_objects, patiently
 from store.objects import sha256_of
 from training.config import TrainConfig
 from training.punctuate import punctuate
@@ -228,8 +228,8 @@ def _punctuate(task: FitTask, work: Path) -> None:
         # Prepare has read each recording.
         punctuate(work / "start", work / "data" / "train.jsonl", written, strict=True)
         with suppress(Conflict):  # another node was first
-            objects.upload(written, key, create=True)
-    objects.download(key, written)
+            patiently(lambda: objects.upload(written, key, create=True))
+    patiently(lambda: objects.download(key, written))
 
 
 def _run(command: list[str]) -> None:

@@ -131,12 +131,17 @@ class Remote:
         """The experiment that everything of ours stands under; made if it is not there."""
         service = api.ExperimentServiceApi(self._client)
         name = "steno"
-        found = service.experiment_service_list_experiments(
-            namespace=self.namespace, page_size=200, _request_timeout=_TIMEOUT
-        )
-        for experiment in found.experiments or []:
-            if experiment.display_name == name:
-                return str(experiment.experiment_id)
+        page = ""
+        while True:
+            found = service.experiment_service_list_experiments(
+                namespace=self.namespace, page_size=200, page_token=page, _request_timeout=_TIMEOUT
+            )
+            for experiment in found.experiments or []:
+                if experiment.display_name == name:
+                    return str(experiment.experiment_id)
+            page = found.next_page_token or ""
+            if not page:
+                break
         created = service.experiment_service_create_experiment(
             api.V2beta1Experiment(display_name=name, namespace=self.namespace),
             _request_timeout=_TIMEOUT,

@@ -87,7 +87,7 @@ class FolderObjects(Objects):
     def _write(self, key: str, source: BinaryIO, may_write: Callable[[], bool]) -> None:
         target = self.folder / check_key(key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
+        partial = target.with_name(f".{secrets.token_hex(12)}.partial")
         try:
             with partial.open("xb") as file:
                 shutil.copyfileobj(source, file, CHUNK_BYTES)

@@ -102,6 +102,8 @@ class ModelStore:
             StoreError: the version's name or the metrics cannot be stored.
         """
         release_key, archive_key = _key(version, RELEASE), _key(version, ARCHIVE)
+        if not isinstance(metrics, dict):  # they may come from a file
+            raise StoreError(f"the metrics are {metrics!r}; they must be an object with names")
         try:
             json.dumps(metrics, allow_nan=False)
         except (TypeError, ValueError) as error:

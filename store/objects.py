@@ -104,8 +104,9 @@ class Objects(ABC):
         """
         stat = stat or self.stat(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = hashlib.sha256(stat.tag.encode()).hexdigest()[:12]
-        partial = path.with_name(f".{path.name}.{state}.partial")
+        # As a hash, since the name itself may have all the length that a file system takes.
+        state = hashlib.sha256(f"{path.name}\n{stat.tag}".encode()).hexdigest()[:24]
+        partial = path.with_name(f".{state}.partial")
         with _locked(partial) as file:
             for chunk in self.stream(key, stat, start=file.seek(0, os.SEEK_END)):
                 file.write(chunk)

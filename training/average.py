@@ -41,7 +41,7 @@ def main() -> int:
             start=args.start,
             start_share=args.start_share,
         )
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, OSError, ValueError) as error:
         parser.error(str(error))
     print(f"{args.output}: the mean of {len(args.checkpoints)} checkpoints")
     return 0
@@ -66,6 +66,7 @@ def average(
 
     Raises:
         CheckpointError: one cannot be read, or has other sizes than the first.
+        OSError: the first has no model card, or the output cannot be written.
         ValueError: the share is not one.
     """
     if not 0 <= start_share <= 1:

@@ -168,7 +168,7 @@ def run(config: CheckConfig) -> list[Checked]:
             for utterance in batch:
                 try:
                     waveform = load_audio(utterance.audio_filepath)
-                except AudioError as error:
+                except (AudioError, OSError) as error:
                     print(f"{utterance.audio_filepath} is left out: {error}", file=sys.stderr)
                     continue
                 if len(waveform) <= recognizer.longest_seconds * SAMPLE_RATE:

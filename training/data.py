@@ -290,4 +290,14 @@ def epoch_batches(
         num_workers=config.workers,
         pin_memory=pin,
         prefetch_factor=4 if config.workers else None,
+        worker_init_fn=_leave_group,
     )
+
+
+def _leave_group(worker: int) -> None:
+    """Take a loading process out of its trainer's group.
+
+    torchrun sends SIGTERM to the whole group. The trainer saves its state then, which it could not if
+    the processes that it loads from died first: torch makes an error of that.
+    """
+    os.setpgid(0, 0)

@@ -293,9 +293,9 @@ def _decision(
     if failed:
         reason = "Not deployed: " + "; ".join(f"{c.name}: no ({c.finding})" for c in failed) + "."
     elif old is None:
-        reason = f"Deployed as the first version: {checks[0].finding}."
+        reason = f"Passed as the first version: {checks[0].finding}."
     else:
-        reason = f"Deployed: WER {new.wer:.2%} against {old.wer:.2%}, difference {difference}."
+        reason = f"Passed: WER {new.wer:.2%} against {old.wer:.2%}, difference {difference}."
     return Decision(
         deploy=not failed,
         reason=f"{reason} {remark}".strip(),

@@ -60,7 +60,9 @@ class Monitor:
         if self.file is None or self.board is None:
             return
         entry = {"time": round(time.time(), 3), "step": step, "kind": kind}
-        self.file.write(json.dumps({**entry, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+        self.file.write(
+            json.dumps({**entry, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n"
+        )
         for name, value in values.items():
             self.board.add_scalar(f"{kind}/{name}", value, step)
             self._gauge(f"steno_training_{kind}_{name}").set(value)

@@ -249,17 +249,17 @@ def assemble(
         kept[group], duplicates = _unique(entries)
         refused += duplicates
     _write_lines(output / "rejected.jsonl", (refusal.entry(output) for refusal in refused))
+    for group, left in kept.items():
+        if not left:
+            raise PreparationError(
+                f"no utterance is left{f' for {group}' if group else ''}; {len(refused)} lines were"
+                f" refused, the reasons are in {output / 'rejected.jsonl'}"
+            )
 
     splits = {name: kept[name] for name in SPLITS if name in kept}
     if None in kept:
         splits |= split_by_speaker(kept[None], split, seed)
     _refuse_leakage(splits)
-    for name, found in splits.items():
-        if not found:
-            raise PreparationError(
-                f"no utterance is left for {name}; {len(refused)} lines were refused,"
-                f" the reasons are in {output / 'rejected.jsonl'}"
-            )
     everything = [entry for found in splits.values() for entry in found]
     corrections = [
         {

@@ -66,6 +66,14 @@ class Processes:
         dist.all_gather_object(values, value)
         return all(other == value for other in values)
 
+    def any(self, value: bool) -> bool:
+        """Whether it is true in one of the processes; each must ask."""
+        if self.world == 1:
+            return value
+        found = torch.tensor(int(value), device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
     def autocast(self, precision: str) -> bool:
         """Whether the forward pass runs in bfloat16.
 

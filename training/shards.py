@@ -302,7 +302,10 @@ def join(
         refusals.append(
             Refusal(refused.kind, refused.reason, names[entry.source], entry.utterance(output))
         )
-    measured: dict[SplitName | None, list[Found]] = {}
+    # Where all of a source was refused, its group is empty and not missing.
+    measured: dict[SplitName | None, list[Found]] = {None: []}
+    if len(listing.sources) > 1:
+        measured["test"] = []
     for place, accepted in sorted(chain.from_iterable(shard.accepted() for shard in shards)):
         entry = listing.recordings[place]
         group: SplitName | None = "test" if entry.use == "test" else None

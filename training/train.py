@@ -358,11 +358,12 @@ def loop(run: Run, progress: Progress, monitor: Monitor, termination: Terminatio
                     "epoch": progress.epoch + progress.batch / len(keys),
                 },
             )
-            # The others go on until the first has left, so that none waits for one that is gone.
-            leaving = termination.asked and processes.first
+            # A node may be drained that is not the first's, whose process alone saves.
+            leaving = processes.any(termination.asked)
             if processes.first and (leaving or progress.step % config.save_every == 0):
                 keep(run, progress)
             if leaving:
+                processes.wait()
                 termination.leave(f"at step {progress.step}; the state is saved")
             started, audio = time.perf_counter(), 0.0
         if processes.first:

@@ -66,7 +66,12 @@ class PipelinesApi:
         match method, path.removeprefix(ROOT).strip("/").split("/"):
             case "GET", ["experiments"]:
                 found = list(self.experiments.values())
-                return api.V2beta1ListExperimentsResponse(experiments=found)
+                size = int(query["page_size"][0])
+                start = int(query.get("page_token", ["0"])[0] or 0)
+                more = str(start + size) if start + size < len(found) else None
+                return api.V2beta1ListExperimentsResponse(
+                    experiments=found[start : start + size], next_page_token=more
+                )
             case "POST", ["experiments"]:
                 experiment = self._read(body, api.V2beta1Experiment)
                 experiment.experiment_id = f"experiment-{len(self.experiments)}"

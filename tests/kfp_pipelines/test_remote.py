@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import kfp_server_api as api
 import pytest
 
 from kfp_pipelines.__main__ import main
@@ -55,9 +56,14 @@ def test_schedule_makes_a_recurring_run_that_never_runs_twice_at_once(
 
 
 def test_one_experiment_holds_all(kubeflow: PipelinesApi) -> None:
+    others = {
+        f"other-{n}": {"experiment_id": f"other-{n}", "display_name": f"{n}"} for n in range(250)
+    }
+    for key, values in others.items():
+        kubeflow.experiments[key] = api.V2beta1Experiment(**values)
     for _ in range(2):
         main(["submit", *at(kubeflow), *GIVEN])
-    assert len(kubeflow.experiments) == 1
+    assert len(kubeflow.experiments) == 251
     assert len(kubeflow.runs) == 2
 
 

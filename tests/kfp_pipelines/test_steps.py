@@ -168,6 +168,7 @@ def test_only_the_folder_that_a_manifest_names_is_listed(
         (["speech/a/1.wav", "speech/b/2.wav"], "speech/"),
         (["speech/a/1.wav", "../3.wav"], "speech/a/"),
         (["speech/a/1.wav", "2.wav"], ""),
+        (["speech/a/1.wav", "speech/.takes/2.wav"], "speech/"),
     ):
         asked.clear()
         lines = [{"audio_filepath": name, "duration": 1.5, "text": "hello"} for name in names]
@@ -178,7 +179,7 @@ def test_only_the_folder_that_a_manifest_names_is_listed(
         listing = list_speech(open_objects(store), str(tmp_path / "in" / "all.jsonl"), "", store)
         assert asked == [prefix]
         found = [recording.path for recording in listing.recordings]
-        assert found == [name for name in names if not name.startswith("..")]
+        assert found == [name for name in names if not name.startswith("..") and "/." not in name]
 
 
 def test_another_recording_under_the_same_name_is_another_listing(

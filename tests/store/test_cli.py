@@ -90,7 +90,11 @@ def test_every_command_of_the_documents_is_one(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "metrics.json is not JSON"), ('{"wer": NaN}', "metrics cannot be written as JSON")],
+    [
+        ("{", "metrics.json is not JSON"),
+        ("[1]", "must be an object with names"),
+        ('{"wer": NaN}', "metrics cannot be written as JSON"),
+    ],
 )
 def test_metrics_that_are_not_json_are_refused(
     make_archive: MakeArchive,

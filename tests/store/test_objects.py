@@ -44,6 +44,15 @@ def test_a_checkpoint_is_replaced_by_the_next(
         assert (tmp_path / "state.pt").read_bytes() == make_archive(seed).read_bytes()
 
 
+def test_a_name_may_have_all_the_length_that_a_file_system_takes(
+    objects: Objects, make_archive: MakeArchive, tmp_path: Path
+) -> None:
+    key = "audio/" + "n" * 251 + ".wav"
+    objects.upload(make_archive(), key)
+    objects.download(key, tmp_path / key)
+    assert (tmp_path / key).read_bytes() == make_archive().read_bytes()
+
+
 def test_an_empty_file_is_a_file(
     objects: Objects, make_archive: MakeArchive, tmp_path: Path
 ) -> None:

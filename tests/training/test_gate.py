@@ -74,7 +74,7 @@ def test_a_better_candidate_is_deployed_with_its_figures(write: Write) -> None:
     decision = judged(new, old)
     assert decision.deploy
     assert decision.reason == (
-        "Deployed: WER 10.00% against 20.00%, difference -10.00 points"
+        "Passed: WER 10.00% against 20.00%, difference -10.00 points"
         " (95 % interval over 20 speakers: from -10.00 points to -10.00 points)."
     )
 
@@ -154,7 +154,7 @@ def test_a_first_version_only_has_to_be_good_enough_and_what_was_not_compared_is
 ) -> None:
     new = write("new", [4] * UTTERANCES)
     assert judged(new, None).reason == (
-        "Deployed as the first version: WER 40.00%, at most 50.00%. Nothing is in production, so"
+        "Passed as the first version: WER 40.00%, at most 50.00%. Nothing is in production, so"
         " nothing was compared: neither errors and speed, nor capitals and punctuation. Of this"
         " version's texts, 98.0% start with a capital and 96.0% end with a full stop, question or"
         " exclamation mark; 14.0 marks stand in 100 words."

@@ -14,9 +14,11 @@ from training.shards import (
     AUDIO,
     LARGEST_PIECE,
     PIECE,
+    Accepted,
     Listing,
     Piece,
     Recording,
+    Refused,
     RejectedLine,
     Shard,
     ShardError,
@@ -266,6 +268,28 @@ def test_a_speaker_of_the_test_manifest_must_not_be_trained_on(
             seed=0,
             criteria=Criteria(),
         )
+
+
+@pytest.mark.parametrize(("source", "group"), [(0, ""), (1, " for test")])
+def test_a_manifest_of_which_all_is_refused_is_told_before_anything_is_trained(
+    tmp_path: Path, source: int, group: str
+) -> None:
+    listing = listing_with(*many(4), *many(2, source=1, first=4))
+    pieces = {}
+    for piece in listing.pieces:
+        members = range(len(piece))
+        bad = listing.recordings[piece.start].source == source
+        sound = [Accepted(n, 5.0, f"{piece.start + n}") for n in members if not bad]
+        refused = [Refused(n, "too long", "it lasts 31 s") for n in members if bad]
+        pieces[piece.start] = Piece(
+            archive="1.tar", sha256="", accepted=tuple(sound), refused=tuple(refused)
+        )
+    shard = Shard(listing=listing.fingerprint, index=0, pieces=pieces)
+    with pytest.raises(
+        PreparationError, match=f"no utterance is left{group}; . lines were refused"
+    ):
+        join(listing, [shard], tmp_path, split=SPLIT, seed=0, criteria=Criteria())
+    assert "31 s" in (tmp_path / "rejected.jsonl").read_text()
 
 
 def test_recordings_come_out_of_the_tar_as_they_were(corpus: Path, tmp_path: Path) -> None:

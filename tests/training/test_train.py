@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -152,9 +153,14 @@ sys.exit(module.main())
 
 
 @pytest.mark.slow
-def test_several_processes_that_were_stopped_resume_to_the_same_weights(start, dev, tmp_path):
+@pytest.mark.parametrize(
+    ("who", "workers"), [("torchrun", "1"), ("the second process", "0")], ids=["all", "second"]
+)
+def test_several_processes_that_were_stopped_resume_to_the_same_weights(
+    start, dev, tmp_path, who, workers
+):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    more = ("--epochs", "5", "--save_every", "1000")
+    more = ("--epochs", "5", "--save_every", "1000", "--batches.workers", workers)
     launch = [sys.executable, *TWO_PROCESSES]
     unbroken, process = (
         subprocess.Popen([*launch, *command(start, dev, folder, *more)], env=ENVIRONMENT)
@@ -165,7 +171,15 @@ def test_several_processes_that_were_stopped_resume_to_the_same_weights(start, d
         while len(logged(stopped)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert process.poll() is None, "it ended before it could be stopped"
-        process.send_signal(signal.SIGTERM)  # torchrun hands it on, and ends the others
+        if who == "torchrun":  # which hands it on to whole groups of processes
+            process.send_signal(signal.SIGTERM)
+        else:  # as on a node that is not the first's
+            (second,) = (
+                child
+                for child in psutil.Process(process.pid).children()
+                if child.environ().get("RANK") == "1"
+            )
+            second.send_signal(signal.SIGTERM)
         assert process.wait(120) != 0
     finally:
         process.kill()
