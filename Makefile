@@ -87,9 +87,9 @@ bench-accuracy: .venv/dev.done .venv-peers/done ## Errors and speed beside faste
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench-accuracy MANIFEST=test.jsonl (see docs/accuracy.md)"; exit 2; }
 	@$(BIN)/python -m tests.benchmarks.accuracy --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --peers-python .venv-peers/bin/python --output docs/accuracy --document docs/accuracy.md $(ARGS)
 
-bench-robustness: .venv/dev.done ## Noise, rooms, telephone, tempo: make bench-robustness MANIFEST=test.jsonl VOICES=dev.jsonl
+bench-robustness: .venv/dev.done .venv-peers/done ## Noise, rooms, telephone, tempo, beside Whisper base: make bench-robustness MANIFEST=test.jsonl VOICES=dev.jsonl
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make bench-robustness MANIFEST=test.jsonl (see docs/robustness.md)"; exit 2; }
-	@$(BIN)/python -m tests.benchmarks.robustness --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) $(if $(VOICES),--voices $(VOICES)) --output docs/robustness --document docs/robustness.md
+	@$(BIN)/python -m tests.benchmarks.robustness --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) $(if $(VOICES),--voices $(VOICES)) --peers-python .venv-peers/bin/python --output docs/robustness --document docs/robustness.md
 
 bench-non-speech: .venv/dev.done ## Words heard in ten minutes without speech; the goal is none
 	@$(BIN)/python -m tests.benchmarks.non_speech --checkpoint $(CHECKPOINT) --output docs/robustness --document docs/robustness.md

@@ -1,8 +1,10 @@
 """Word error rates in noise, in a room, over a telephone, at other tempos and from a poor MP3.
 
     python -m tests.benchmarks.robustness --manifest test.jsonl [--voices dev.jsonl] [--checkpoint DIR]
+        [--peers-python .venv-peers/bin/python]
 
-A clip meets the same voices, noise and room in each run, whatever else is in the manifest.
+A clip meets the same voices, noise and room in each run, whatever else is in the manifest. A peer hears
+the same samples, so that what a condition costs can be told from what it costs everybody.
 """
 
 import argparse
@@ -10,24 +12,25 @@ import json
 import shlex
 import sys
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 from tqdm import tqdm
 
-from model.audio import SAMPLE_RATE, load_audio
 from model.recognizer import Mode, Recognizer, TranscribeOptions
+from tests.benchmarks.accuracy import Bench, Clip, read_clips
+from tests.benchmarks.accuracy_systems import System, all_systems
 from tests.benchmarks.conditions import CLEAN, CONDITIONS
 from training.documents import fill
 from training.files import atomic_writer, write_text
 from training.machine import Machine
-from training.manifest import Utterance, read_manifest
 from training.scoring import NORMALIZER, Pair, Rate, bootstrap_interval, score
 
 GOAL = 1.6  # times the clean error rate, in 10 dB of noise
@@ -35,60 +38,77 @@ JUDGED = "10 dB"
 CLIPS_WITH_ERRORS = 20  # clean; an interval of a ratio to fewer would say nothing
 
 
+# What most users would pick in Steno's place, at its cost on disk.
+PEER = "Whisper base int8, beam 5 batched"
+
+Transcribe = Callable[[Sequence[Clip]], list[str]]
+
+
 @dataclass(frozen=True)
 class Result:
-    """Word errors of a mode in a condition.
+    """Word errors of a system in a condition.
 
     `times_clean` is the rate over the clean one, with the 95 % bootstrap interval over the clips, each
     drawn with both its counts of errors; None where fewer than 20 clips have an error when clean.
     """
 
-    mode: Mode
+    system: str
     condition: str
     wer: Rate
     times_clean: tuple[float, float, float] | None  # value, low, high
 
 
+def steno(recognizer: Recognizer, mode: Mode) -> Transcribe:
+    """A mode of the recognizer, all clips in one call."""
+    options = TranscribeOptions(mode=mode, word_timestamps=False)
+    return lambda clips: [
+        transcript.text
+        for transcript in recognizer.transcribe([c.samples for c in clips], options).transcripts
+    ]
+
+
+def peer(clips: Sequence[Clip], system: System, python: Path, threads: int) -> list[str]:
+    """The texts of a system that has a Python of its own."""
+    with TemporaryDirectory(prefix="robustness-") as folder:
+        bench = Bench(clips, timed=0, peers_python=python, folder=Path(folder))
+        texts = bench.run(system, threads, whole=True)["texts"]
+    return [texts[str(i)] for i in range(len(clips))]
+
+
 def measure(
-    recognizer: Recognizer,
-    clips: Sequence[tuple[Utterance, Tensor]],
-    voices: Sequence[tuple[Utterance, Tensor]],
-    modes: Sequence[Mode],
-    seed: int,
+    systems: Mapping[str, Transcribe], clips: Sequence[Clip], voices: Sequence[Clip], seed: int
 ) -> list[Result]:
-    """Transcribe all clips in all conditions; babble is made of `voices` of other speakers."""
+    """Have all clips transcribed in all conditions; babble is made of `voices` of other speakers."""
     results: list[Result] = []
-    clean: dict[Mode, list[int]] = {}
+    clean: dict[str, list[int]] = {}
     for name, condition in tqdm(CONDITIONS.items(), disable=not sys.stderr.isatty(), leave=False):
         changed = []
-        for utterance, waveform in clips:
-            others = [w for u, w in voices if u.speaker != utterance.speaker]
-            clip = zlib.crc32(utterance.audio_filepath.name.encode())
-            changed.append(condition(waveform, others, np.random.default_rng((seed, clip))))
-        for mode in modes:
-            found = recognizer.transcribe(changed, TranscribeOptions(mode=mode)).transcripts
+        for clip in clips:
+            own = clip.utterance
+            others = [v.samples for v in voices if v.utterance.speaker != own.speaker]
+            rng = np.random.default_rng((seed, zlib.crc32(own.audio_filepath.name.encode())))
+            changed.append(replace(clip, samples=condition(clip.samples, others, rng)))
+        for system, transcribe in systems.items():
             pairs = [
-                Pair(str(u.audio_filepath), u.text, t.text, t.duration, u.speaker)
-                for (u, _), t in zip(clips, found, strict=True)
+                Pair(clip.id, clip.utterance.text, text, clip.seconds, clip.utterance.speaker)
+                for clip, text in zip(changed, transcribe(changed), strict=True)
             ]
             scores = score(pairs, seed=seed)
             errors = [scored.word_errors for scored in scores.utterances]
-            before = clean.setdefault(mode, errors)  # CLEAN is the first condition
+            before = clean.setdefault(system, errors)  # CLEAN is the first condition
             times = None
             if sum(map(bool, before)) >= CLIPS_WITH_ERRORS:
                 interval = bootstrap_interval(errors, before, seed=seed)
                 times = (sum(errors) / sum(before), *interval)
-            results.append(Result(mode, name, scores.wer, times))
+            results.append(Result(system, name, scores.wer, times))
     return results
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """A table with a line for each condition and two columns for each mode."""
-    modes = list(dict.fromkeys(result.mode for result in results))
-    lines = [
-        "| | " + " | ".join(f"`{mode}` WER (95 %) | over clean (95 %)" for mode in modes) + " |"
-    ]
-    lines.append("|---" * (1 + 2 * len(modes)) + "|")
+    """A table with a line for each condition and two columns for each system."""
+    systems = list(dict.fromkeys(result.system for result in results))
+    lines = ["| | " + " | ".join(f"{name} (95 %) | over clean (95 %)" for name in systems) + " |"]
+    lines.append("|---" * (1 + 2 * len(systems)) + "|")
     for condition in CONDITIONS:
         cells = [condition]
         for result in (r for r in results if r.condition == condition):
@@ -104,12 +124,12 @@ def _times(value: float, low: float, high: float) -> str:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Draw the error rates with their intervals as a PNG, one panel for each mode."""
-    modes = list(dict.fromkeys(result.mode for result in results))
-    figure = Figure(figsize=(5.5 * len(modes), 4.6), layout="constrained")
-    panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
-    for axes, mode in zip(panels, modes, strict=True):
-        own = [result for result in results if result.mode == mode]
+    """Draw the error rates with their intervals as a PNG, one panel for each system."""
+    systems = list(dict.fromkeys(result.system for result in results))
+    figure = Figure(figsize=(4.8 * len(systems), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(systems), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, system in zip(panels, systems, strict=True):
+        own = [result for result in results if result.system == system]
         values = np.array([[r.wer.value, r.wer.low, r.wer.high] for r in own]).T * 100
         axes.barh(
             [r.condition for r in own],
@@ -119,19 +139,12 @@ def draw(results: Sequence[Result], path: Path) -> None:
             error_kw={"elinewidth": 1, "capsize": 3},
         )
         axes.axvline(GOAL * values[0][0], color="#D55E00", linestyle="--", label=f"{GOAL} × clean")
-        axes.set(title=f"mode={mode}", xlabel="WER (%), with 95 % interval", xlim=(0, None))
+        axes.set(title=system, xlabel="WER (%), with 95 % interval", xlim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     panels[0].invert_yaxis()
     with atomic_writer(path) as file:
         figure.savefig(file, format="png", dpi=120)
-
-
-def _clips(manifest: Path, limit: int | None = None) -> list[tuple[Utterance, Tensor]]:
-    utterances, rejected = read_manifest(manifest)
-    for line in rejected:
-        print(f"{manifest}, line {line.line}, is left out: {line.reason}", file=sys.stderr)
-    return [(u, load_audio(u.audio_filepath)) for u in utterances[:limit]]
 
 
 def main() -> None:
@@ -143,6 +156,9 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=Path, default=Path("model/shipped"))
     parser.add_argument("--mode", nargs="+", choices=get_args(Mode), default=get_args(Mode))
+    parser.add_argument(
+        "--peers-python", type=Path, help="Python with the peers' packages; without it no peer"
+    )
     parser.add_argument("--limit", type=int, help="clips to take, the manifest's first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -150,23 +166,30 @@ def main() -> None:
     parser.add_argument("--document", type=Path, help="page whose table `robustness` to fill")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    clips = _clips(args.manifest, args.limit)
+    clips = read_clips(args.manifest, args.limit)
     recognizer = Recognizer.load(args.checkpoint)
-    results = measure(recognizer, clips, _clips(args.voices or args.manifest), args.mode, args.seed)
+    systems: dict[str, Transcribe] = {
+        f"Steno {mode}": steno(recognizer, mode) for mode in args.mode
+    }
+    if args.peers_python:
+        (system,) = (s for s in all_systems(str(args.checkpoint), ()) if s.name == PEER)
+        systems[PEER] = partial(peer, system=system, python=args.peers_python, threads=args.threads)
+    voices = read_clips(args.voices or args.manifest, None)
+    results = measure(systems, clips, voices, args.seed)
     table = markdown(results)
     print(table)
     for result in results:
         if JUDGED in result.condition and result.times_clean:
             verdict = "within" if result.times_clean[0] <= GOAL else "above"
             times = _times(*result.times_clean)
-            print(f"{result.mode}, {result.condition}: {times} × clean, {verdict} {GOAL}")
+            print(f"{result.system}, {result.condition}: {times} × clean, {verdict} {GOAL}")
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         facts = {
             "command": f"python -m tests.benchmarks.robustness {shlex.join(sys.argv[1:])}",
             "clips": len(clips),
-            "seconds": sum(len(waveform) for _, waveform in clips) / SAMPLE_RATE,
-            "speakers": len({utterance.speaker for utterance, _ in clips}),
+            "seconds": sum(clip.seconds for clip in clips),
+            "speakers": len({clip.utterance.speaker for clip in clips}),
             "dtype": recognizer.dtype,
             "machine": asdict(Machine.here(recognizer.device)),
             "normalizer": NORMALIZER,

@@ -40,11 +40,11 @@ PROBES = 20  # of a clip of 10 s, for each setting
 
 
 def settings(cores: int) -> list[Setting]:
-    """The shipped ones, then those with one difference, and batches of 4 for a worker a core."""
+    """The shipped ones, then those with one difference, and smaller batches for a worker a core."""
     return [
         Setting(),
         Setting(workers=cores),
-        Setting(workers=cores, batch=4),
+        *(Setting(workers=cores, batch=n) for n in (4, 1)),
         Setting(workers=cores, threads=1),
         Setting(threads=1),
         *(Setting(batch=n) for n in (1, 4, 16)),
