@@ -29,20 +29,21 @@ class Tokens:
     """The tokens in a file, one a line; any of them opens, so that one can replace another.
 
     The file is read for every request: Kubernetes exchanges a mounted secret while the pod runs. A line
-    that begins with `#` is a comment. A token that is too short stops the start; one that comes later
-    opens nothing, and the others still do: a slip while a token is exchanged locks nobody out.
+    that begins with `#` is a comment. A token that is too short, or that no header can hold as it is
+    (beyond ASCII), stops the start; one that comes later opens nothing, and the others still do: a slip
+    while a token is exchanged locks nobody out.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds no token, or one that is too short; no message repeats a token.
+        ValueError: it holds no token, or an impossible one; no message repeats a token.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._short = 0
+        self._refused = 0
         self._read()
-        if self._short:
-            raise ValueError(self._too_short())
+        if self._refused:
+            raise ValueError(self._impossible())
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Return if the request carries a token of the file. Raises RequestError (401) if not."""
@@ -59,18 +60,18 @@ class Tokens:
 
     def _read(self) -> list[bytes]:
         written = written_tokens(self._path)
-        tokens = [token for token in written if len(token) >= MIN_LENGTH]
-        short, self._short = self._short, len(written) - len(tokens)
+        tokens = [token for token in written if len(token) >= MIN_LENGTH and token.isascii()]
+        refused, self._refused = self._refused, len(written) - len(tokens)
         if not written:
             raise ValueError(f"{self._path} holds no token; it takes one a line")
         if not tokens:
-            raise ValueError(self._too_short())
-        if self._short > short:
-            logger.error("%s; it opens nothing", self._too_short())
+            raise ValueError(self._impossible())
+        if self._refused > refused:
+            logger.error("%s; it opens nothing", self._impossible())
         return tokens
 
-    def _too_short(self) -> str:
+    def _impossible(self) -> str:
         return (
-            f"{self._path} holds a token of fewer than {MIN_LENGTH} characters; make one with "
-            "`openssl rand -hex 32`"
+            f"{self._path} holds a token of fewer than {MIN_LENGTH} characters, or beyond ASCII; "
+            "make one with `openssl rand -hex 32`"
         )

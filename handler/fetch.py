@@ -40,6 +40,8 @@ def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> d
         raise ArchiveError(
             f"{SETTINGS} has no {', '.join(unknown)}; it has {', '.join(sorted(settings))}"
         )
+    if not isinstance(changes.get(SECTION) or {}, Mapping):
+        raise ArchiveError(f"{SECTION} is {changes[SECTION]!r}; it must hold keys with values")
     merged = {**settings, **changes}
     merged[SECTION] = {**(settings.get(SECTION) or {}), **(changes.get(SECTION) or {})}
     try:
@@ -123,7 +125,7 @@ def _read_changes(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         changes = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArchiveError(f"{path} is no YAML: {error}") from error
     if not isinstance(changes, dict):
         raise ArchiveError(f"{path} must hold keys of model-config.yaml")

@@ -36,7 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         add_help=False,
     )
     parser.add_argument("--help", action="store_true", help="our options and Locust's")
-    parser.add_argument("--host", help="an endpoint that runs; its token is STENO_TOKEN or --token")
+    parser.add_argument(
+        "-H",
+        "--host",
+        default=os.environ.get("LOCUST_HOST"),
+        help="an endpoint that runs; its token is STENO_TOKEN or --token",
+    )
     parser.add_argument(
         "--model-store", type=Path, default=Path("dist"), help="without --host: folder with asr.mar"
     )

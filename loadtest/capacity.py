@@ -32,7 +32,7 @@ from pydantic import (
     model_validator,
 )
 
-from loadtest.objectives import Latency, Objectives, judge
+from loadtest.objectives import Check, Latency, Objectives, judge
 from loadtest.outcomes import Outcome, Summary, lone, summarize
 from loadtest.recordings import Kind, parse_mix
 from loadtest.report import read_outcomes
@@ -135,7 +135,7 @@ class Plan(BaseModel):
 
     def arrivals(self, rate: float, duration: float, seed: int) -> list[Arrival]:
         """A constant rate for so many seconds."""
-        return poisson_arrivals(lambda _: rate, duration, self._shares(), self.lengths, seed)
+        return poisson_arrivals(lambda _: rate, duration, self.shares, self.lengths, seed)
 
     def day(self, seed: int) -> list[Arrival]:
         """The hours of the day, with a straight line between the full hours."""
@@ -145,9 +145,11 @@ class Plan(BaseModel):
             return float(np.interp(self.first_hour + time / HOUR, range(25), (*rates, rates[0])))
 
         duration = (self.last_hour - self.first_hour) * HOUR
-        return poisson_arrivals(rate, duration, self._shares(), self.lengths, seed)
+        return poisson_arrivals(rate, duration, self.shares, self.lengths, seed)
 
-    def _shares(self) -> dict[Kind, float]:
+    @property
+    def shares(self) -> dict[Kind, float]:
+        """Those of the kinds that are in the mix."""
         return {kind: share for kind, share in parse_mix(self.mix).items() if share}
 
 
@@ -192,9 +194,9 @@ class _Runs:
 
     def leads(self) -> list[float]:
         """By how many standard errors each objective is met; negative where it is missed."""
-        runs = [judge(self._plan.objectives, counted) for counted in self._counted]
+        runs = [self._judged(counted) for counted in self._counted]
         leads = []
-        for index, check in enumerate(judge(self._plan.objectives, self._pooled())):
+        for index, check in enumerate(self._judged(self._pooled())):
             if check.measured is None:
                 return [-math.inf]
             error = _error([own for run in runs if (own := run[index].measured) is not None])
@@ -202,20 +204,27 @@ class _Runs:
             leads.append(lead / error if error else math.copysign(math.inf, lead))
         return leads
 
+    def _judged(self, outcomes: Sequence[Outcome]) -> list[Check]:
+        return judge(self._plan.objectives, outcomes, list(self._plan.shares), open_loop=True)
+
     def trial(self) -> Trial:
         """Judge them together.
+
+        Cost and use are those from the end of the start on until nothing more is sent: what is answered
+        later would cost the more, the shorter a run is.
 
         Raises:
             ValueError: no audio was answered.
         """
         pods = self._plan.pods
         pooled = self._pooled()
-        seconds = sum(found.pod_seconds for found in self._found)
-        answered = [o for found in self._found for o in found.outcomes if o.fate == "answered"]
-        audio = sum(outcome.audio_seconds for outcome in answered)
+        window = self._skip, self._duration
+        seconds = sum(found.pod_seconds(*window) for found in self._found)
+        busy = sum(found.busy_seconds(*window) for found in self._found)
+        audio = sum(outcome.audio_seconds for outcome in pooled if outcome.fate == "answered")
         if not audio:
             raise ValueError("no audio was answered: give a higher rate, or more pods")
-        hours = self._duration * len(self._found) / HOUR
+        hours = (self._duration - self._skip) * len(self._found) / HOUR
         cost = seconds / HOUR * pods.price_per_hour
         shares = [_refused(counted) for counted in self._counted]
         return Trial(
@@ -227,11 +236,17 @@ class _Runs:
             audio_cost=1000 * cost / (audio / HOUR),
             mean_replicas=seconds / HOUR / hours,
             most_replicas=max(count for found in self._found for _, count in found.replicas),
-            busy=sum(found.busy_seconds for found in self._found) / (seconds * pods.workers),
+            busy=busy / (seconds * pods.workers),
         )
 
     def _pooled(self) -> list[Outcome]:
-        return [outcome for counted in self._counted for outcome in counted]
+        """Those of all runs, one run after the other: so audio in a second is that of one."""
+        pooled: list[Outcome] = []
+        start = 0.0
+        for counted in self._counted:
+            pooled += [outcome._replace(due=outcome.due + start) for outcome in counted]
+            start = max((outcome.ended for outcome in pooled[-len(counted) :]), default=start)
+        return pooled
 
 
 def _refused(outcomes: Sequence[Outcome]) -> float:
@@ -407,7 +422,7 @@ def check(arguments: argparse.Namespace) -> None:
     factor, alone = slowness(outcomes, service)
     found = simulate(arrivals, service.slowed(factor), plan.pods, 1, seed=arguments.seed)
     rate = len(arrivals) / (arrivals[-1].time or 1.0)
-    busy = found.busy_seconds / (found.pod_seconds * plan.pods.workers)
+    busy = found.busy_seconds() / (found.pod_seconds() * plan.pods.workers)
     text = (
         f"{len(arrivals)} arrivals, {rate:.2f} in a second. The {alone} that met no other took "
         f"{factor:.2f} times the measured service times (median), and so the simulated workers do. They "

@@ -309,14 +309,15 @@ class Caller(User):
         self.test.sent[number] = recording, due
         try:
             answer = self._transport.send(recording)
+            seconds = time.perf_counter() - started
             size = len(answer.body)
             if problem := recording.problem(answer.status, answer.body):
                 fate = "refused" if answer.status == 503 else "failed"
                 reason = problem
         except Exception as error:  # whatever the client raises, the caller has no answer
+            seconds = time.perf_counter() - started
             fate, reason = "failed", f"no answer: {type(error).__name__}: {error}"
         self.test.sent.pop(number, None)
-        seconds = time.perf_counter() - started
         outcome = Outcome(recording.kind, due, seconds, recording.seconds, fate, reason)
         self.environment.events.request.fire(
             request_type=self.test.options.protocol,

@@ -8,6 +8,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -78,14 +79,30 @@ class Simulated:
     Attributes:
         outcomes: as a load test has them; `due` counts from the start.
         replicas: (time, pods that are paid for), at each change.
-        pod_seconds: paid for.
-        busy_seconds: of all workers.
+        batches: when each began, and its seconds.
+        ended: when all was answered.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     replicas: list[tuple[float, int]] = field(default_factory=list)
-    pod_seconds: float = 0.0
-    busy_seconds: float = 0.0
+    batches: list[tuple[float, float]] = field(default_factory=list)
+    ended: float = 0.0
+
+    def pod_seconds(self, since: float = 0.0, until: float = math.inf) -> float:
+        """Paid for between two moments."""
+        until = min(until, self.ended)
+        changes = [*self.replicas, (self.ended, 0)]
+        return sum(
+            count * max(0.0, min(following, until) - max(time, since))
+            for (time, count), (following, _) in pairwise(changes)
+        )
+
+    def busy_seconds(self, since: float = 0.0, until: float = math.inf) -> float:
+        """Of all workers between two moments."""
+        return sum(
+            max(0.0, min(begun + seconds, until) - max(begun, since))
+            for begun, seconds in self.batches
+        )
 
 
 def poisson_arrivals(
@@ -143,8 +160,8 @@ class _Pod:
         self.queue: deque[Arrival] = deque()
         self.serving = 0
         self.leaving = False
-        self.born = cluster.env.now
         self._arrived = cluster.env.event()
+        self._gathering = simpy.Resource(cluster.env)
         self._at_work = 0
         self._at_work_changed = cluster.env.event()
         workers = [cluster.env.process(self._work()) for _ in range(cluster.pods.workers)]
@@ -170,24 +187,25 @@ class _Pod:
     def _work(self) -> Process:
         env, settings = self.cluster.env, self.cluster.pods
         while True:
-            if not self.queue:
-                if self.leaving:
-                    return
-                yield self._arrived
-                continue
-            batch = [self._take()]
-            latest = env.now + settings.max_batch_delay
-            while len(batch) < settings.batch_size:
-                if not self.queue:
-                    if env.now >= latest:
+            # As in TorchServe one worker gathers at a time, from before the first request on.
+            with self._gathering.request() as turn:
+                yield turn
+                while not self.queue:
+                    if self.leaving:
+                        return
+                    yield self._arrived
+                batch = [self._take()]
+                latest = env.now + settings.max_batch_delay
+                while len(batch) < settings.batch_size:
+                    if self.queue:
+                        batch.append(self._take())
+                    elif env.now < latest:
+                        yield self._arrived | env.timeout(latest - env.now)
+                    else:
                         break
-                    yield self._arrived | env.timeout(latest - env.now)
-                    if not self.queue:
-                        break
-                batch.append(self._take())
             begun = env.now
             yield from self._serve(self.cluster.service_seconds(batch))
-            self.cluster.answered(batch, env.now - begun)
+            self.cluster.answered(batch, begun)
             self.serving -= len(batch)
 
     def _take(self) -> Arrival:
@@ -251,13 +269,12 @@ class _Cluster:
         expected = self.service.seconds([arrival.audio_seconds for arrival in batch])
         return expected * math.exp(self._rng.gauss(0, self.service.spread))
 
-    def answered(self, batch: Sequence[Arrival], seconds: float) -> None:
-        self.found.busy_seconds += seconds
+    def answered(self, batch: Sequence[Arrival], begun: float) -> None:
+        self.found.batches.append((begun, self.env.now - begun))
         for arrival in batch:
             self._note(arrival, self.env.now - arrival.time, refused=False)
 
     def gone(self, pod: _Pod) -> None:
-        self.found.pod_seconds += self.env.now - pod.born
         self._pay(-1)
 
     def scale(self, settings: Autoscaling) -> Process:
@@ -299,10 +316,7 @@ class _Cluster:
                     self._drain()
 
     def finish(self) -> Simulated:
-        """Settle what is still paid for."""
-        now = self.env.now
-        for pod in self._ready:
-            self.found.pod_seconds += now - pod.born
+        self.found.ended = self.env.now
         return self.found
 
     def _wanted(self, waiting: float, current: int, settings: Autoscaling) -> int:
@@ -314,7 +328,6 @@ class _Cluster:
         self._starting += 1
         self._pay(1)
         yield self.env.timeout(self.pods.start_seconds)
-        self.found.pod_seconds += self.pods.start_seconds
         self._starting -= 1
         self._ready.append(_Pod(self))
 

@@ -295,14 +295,23 @@ def _open_wav(file: BinaryIO, size: int, screen: Screen | None) -> _Recording:
     seconds = sound.frames / sound.samplerate
     if data.declared > data.held and seconds * (data.declared / data.held - 1) > _MISSING_SECONDS:
         raise _truncated_wav(data)
+    if sound.subtype == "MPEG_LAYER_III":  # at a damaged place libsndfile gives up, or ends
+        sound.close()
+        file.seek(0)
+        return _open_ffmpeg(file, size, screen)
     return _Recording(seconds, _wav_blocks(sound))
 
 
 def _wav_blocks(sound: soundfile.SoundFile) -> _Blocks:
     frames = max(1, _BLOCK // sound.channels)
     with sound, np.errstate(invalid="ignore", over="ignore"):
-        while len(block := sound.read(frames, dtype="float32", always_2d=True)):
-            yield sound.samplerate, _mixed(block.T)
+        try:
+            while len(block := sound.read(frames, dtype="float32", always_2d=True)):
+                yield sound.samplerate, _mixed(block.T)
+        except soundfile.LibsndfileError as error:
+            raise NotAudio(
+                f"the WAV's sound ({sound.subtype}) cannot be read ({error}); the file is damaged"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class PhraseTree:
     """Follows any number of phrases through a sequence of symbols, and says what each step earns.
 
     What a hypothesis has earned is the bonus of its complete phrases and, until it leaves it, of the
-    one that it is in. A phrase that begins with another one keeps that one's bonus.
+    one that it is in: the highest of those that begin so. A phrase that begins with another one keeps
+    that one's bonus.
 
     Args:
         phrases: symbols of each phrase, and the bonus of each symbol.
@@ -55,21 +56,22 @@ class PhraseTree:
     def __init__(self, phrases: Iterable[Sequence[tuple[int, float]]]) -> None:
         self._next: list[dict[int, int]] = [{}]
         bonus = [0.0]
-        complete = [False]
+        own = [0.0]  # of a whole phrase; others that begin like it may earn more on the way
         for phrase in phrases:
-            node = self.ROOT
+            node, total = self.ROOT, 0.0
             for symbol, earned in phrase:
                 child = self._next[node].setdefault(symbol, len(self._next))
                 if child == len(self._next):
                     self._next.append({})
                     bonus.append(earned)
-                    complete.append(False)
+                    own.append(0.0)
                 bonus[child] = max(bonus[child], earned)
-                node = child
-            complete[node] = True
+                node, total = child, total + earned
+            own[node] = max(own[node], total)
         # Along a path: what a hypothesis there would lose by leaving, and what reaching it completes.
         self._at_stake = [0.0] * len(bonus)
         self._completed = [0.0] * len(bonus)
+        highest, kept = [0.0] * len(bonus), [0.0] * len(bonus)
         self._fallback = [self.ROOT] * len(bonus)
         queue = deque([self.ROOT])
         while queue:
@@ -77,10 +79,11 @@ class PhraseTree:
             for symbol, child in self._next[node].items():
                 if node != self.ROOT:
                     self._fallback[child] = self._find(self._fallback[node], symbol)
-                stake = self._at_stake[node] + bonus[child]
-                self._at_stake[child] = 0.0 if complete[child] else stake
+                highest[child] = highest[node] + bonus[child]
+                kept[child] = max(kept[node], own[child])
+                self._at_stake[child] = highest[child] - kept[child] if self._next[child] else 0.0
                 self._completed[child] = max(
-                    stake if complete[child] else 0.0, self._completed[self._fallback[child]]
+                    kept[child] - kept[node], self._completed[self._fallback[child]]
                 )
                 queue.append(child)
 

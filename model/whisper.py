@@ -78,6 +78,8 @@ def from_whisper(
         dimensions = whisper_dimensions(state, ctc_layers, len(Characters(characters)))
     except KeyError as error:
         raise CheckpointError(f"{weights} is not a Whisper model: it has no {error}") from error
+    except ValueError as error:  # shapes that no network has
+        raise CheckpointError(f"{weights} is not a Whisper model: {error}") from error
     del state["encoder.embed_positions.weight"]  # sinusoids, computed
     config = ModelConfig(
         dimensions=dimensions,
@@ -90,7 +92,10 @@ def from_whisper(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         checkpoint = Checkpoint.build(config, tokenizer)
-    missing, unknown = checkpoint.network.load_state_dict(state, strict=False)
+    try:
+        missing, unknown = checkpoint.network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # other sizes than the first ones promise
+        raise CheckpointError(f"{weights} is not a Whisper model: {error}") from error
     missing = [name for name in missing if not name.startswith("ctc.")]
     if missing or unknown:
         raise CheckpointError(

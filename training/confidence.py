@@ -364,7 +364,7 @@ def run(config: ConfidenceConfig, *, command: str) -> dict[Mode, Result]:
         "command": command,
         "clips": len(utterances),
         "speakers": len({u.speaker for u in utterances} - {None}),
-        "dtype": str(next(recognizer.network.parameters()).dtype).removeprefix("torch."),
+        "dtype": recognizer.dtype,
     }
     write(config, facts, results)
     if config.fit:

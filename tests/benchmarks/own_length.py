@@ -39,7 +39,7 @@ def spend(
     encoded = network.encoder(features.to(dtype), frames)
     heard = time.perf_counter()
     decoder = network.decoder
-    cache = decoder.start(encoded, frames, len(checkpoint.tokenizer.prompt) + tokens)
+    cache = decoder.start(encoded, frames, remember=True)
     hidden = decoder(torch.tensor([checkpoint.tokenizer.prompt] * clips), cache)
     for _ in range(tokens):
         written = decoder.scores(hidden[:, -1]).argmax(-1)

@@ -55,7 +55,9 @@ def test_no_header_is_401(file: Path) -> None:
         Tokens(file).check({})
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "short\n", f"{GOOD}\nshort\n"])
+@pytest.mark.parametrize(
+    "text", ["", "\n \n", "short\n", f"{GOOD}\nshort\n", "schlüssel-für-alle-2026\n"]
+)
 def test_a_file_that_guards_badly_stops_the_worker(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tokens"
     path.write_text(text)

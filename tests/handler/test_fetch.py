@@ -113,6 +113,7 @@ def test_the_pods_settings_change_the_copy_and_nothing_else(
         ("handler: {colour: red}", ("handler.colour",)),
         ("handler: {max_batch_seconds: -1}", ("handler.max_batch_seconds",)),
         ("- a", ("must hold keys",)),
+        ("handler: red", ("handler is 'red'",)),
         ("{", ("is no YAML",)),
     ],
 )

@@ -106,11 +106,48 @@ def test_a_share_that_is_refused_by_chance_alone_is_not_met() -> None:
     for refused in (0, 9):
         fates: list[Fate] = ["refused"] * refused + ["answered"] * (1000 - refused)
         outcomes = [Outcome("sentence", 0.0, 0.5, 7.0, fate) for fate in fates]
-        runs.add(Simulated(outcomes, [(0.0, 1)], pod_seconds=1.0))
+        runs.add(Simulated(outcomes, [(0.0, 1)], ended=1.0))
     trial = runs.trial()
     assert trial.refused == pytest.approx(0.0045) and trial.refused < 0.01
     assert trial.refused_margin == pytest.approx(0.009)
     assert not trial.met
+
+
+def test_speech_in_a_second_is_that_of_one_run_however_many_there_are() -> None:
+    """Each run answers 10 times real time; many together must not count as many times that."""
+    for limit, met in ((8.0, True), (12.0, False)):
+        objectives = Objectives(least_rtfx=limit)
+        plan = PLAN.model_copy(update={"objectives": objectives})
+        runs = capacity._Runs(plan, duration=100.0, skip=0.0)
+        for _ in range(8):
+            outcomes = [Outcome("sentence", float(n), 1.0, 10.0, "answered") for n in range(100)]
+            # Twice as much was sent as is answered, so that what is sent bounds nothing.
+            outcomes += [Outcome("sentence", float(n), 0.0, 10.0, "refused") for n in range(100)]
+            runs.add(Simulated(outcomes, [(0.0, 1)], ended=100.0))
+        (lead,) = [
+            lead
+            for lead, check in zip(runs.leads(), runs._judged(runs._pooled()), strict=True)
+            if check.name == "RTFx"
+        ]
+        assert (lead > 0) is met
+
+
+def test_what_the_mix_lacks_is_not_judged() -> None:
+    plan = PLAN.model_copy(update={"objectives": Plan().objectives, "mix": "sentence=100"})
+    runs = capacity._Runs(plan, duration=1.0, skip=0.0)
+    runs.add(Simulated([Outcome("sentence", 0.0, 0.5, 7.0, "answered")] * 100, [(0.0, 1)], [], 1.0))
+    assert runs.trial().met
+
+
+@pytest.mark.usefixtures("short_runs")
+def test_what_is_answered_after_the_last_request_costs_nothing_more() -> None:
+    """A batch takes 30 s, so the last answer is out long after the last request came."""
+    slow = SERVICE.model_copy(update={"per_batch": 30.0})
+    pods = Pods(queue_size=10_000)
+    trial = steady(PLAN.model_copy(update={"pods": pods}), slow, 50.0, 2, seed=0)
+    assert trial.mean_replicas == 2
+    assert trial.cost_per_hour == pytest.approx(2 * pods.price_per_hour)
+    assert trial.busy == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.usefixtures("short_runs")

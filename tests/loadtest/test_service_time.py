@@ -1,4 +1,6 @@
+import math
 import random
+import statistics
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,25 @@ def test_the_fit_finds_the_costs_that_made_the_times() -> None:
     for name, value in true.model_dump().items():
         if name != "measured":
             assert getattr(found, name) == pytest.approx(value, rel=1e-6, abs=1e-6), name
+
+
+def test_times_that_spread_draw_the_fit_to_neither_side() -> None:
+    true = ServiceTime(
+        per_batch=0.05,
+        per_request=0.02,
+        per_padded_second=0.01,
+        per_longest_second=0.02,
+        spread=0.3,
+        piece_seconds=29.5,
+        max_batch_seconds=120.0,
+    )
+    rng = random.Random(0)
+    batches = [[rng.uniform(1, 40) for _ in range(rng.randint(1, 8))] for _ in range(2_000)]
+    taken = [true.seconds(batch) * math.exp(rng.gauss(0, true.spread)) for batch in batches]
+    found = ServiceTime.fit(list(zip(batches, taken, strict=True)), 29.5, 120.0)
+    ratios = [found.seconds(batch) / true.seconds(batch) for batch in batches]
+    assert statistics.mean(ratios) == pytest.approx(1, abs=0.02)
+    assert found.spread == pytest.approx(true.spread, rel=0.05)
 
 
 def test_too_few_batches_are_refused() -> None:

@@ -48,7 +48,7 @@ def test_one_worker_without_batches_waits_as_pollaczek_and_khinchine_say(busy: f
     wait = np.mean([outcome.seconds for outcome in found.outcomes]) - SERVICE
     # M/D/1: the mean wait is service x utilization / (2 (1 - utilization)).
     assert wait == pytest.approx(SERVICE * busy / (2 * (1 - busy)), rel=0.1)
-    assert found.busy_seconds / found.pod_seconds == pytest.approx(busy, rel=0.03)
+    assert found.busy_seconds() / found.pod_seconds() == pytest.approx(busy, rel=0.03)
 
 
 def test_nothing_is_lost() -> None:
@@ -74,6 +74,15 @@ def test_a_lone_request_pays_the_delay_and_a_full_batch_does_not() -> None:
     assert [o.seconds for o in pair.outcomes] == pytest.approx([0.3, 0.1])
 
 
+def test_of_two_idle_workers_one_gathers() -> None:
+    """As in TorchServe, whose workers poll under a lock: the second does not take what comes next."""
+    pods = Pods(workers=2, batch_size=3, max_batch_delay=0.5)
+    sent = [Arrival(time, "command", 2.0) for time in (1.0, 1.1, 1.2, 1.25)]
+    found = simulate(sent, FIXED, pods, replicas=1)
+    assert [o.seconds for o in found.outcomes[:3]] == pytest.approx([0.3, 0.2, 0.1])
+    assert found.outcomes[3].seconds == pytest.approx(0.5 + SERVICE)
+
+
 def test_two_workers_with_a_processor_each_wait_as_erlang_says() -> None:
     both = FIXED.model_copy(update={"speeds": (1.0, 1.0)})
     busy = 0.7
@@ -95,7 +104,7 @@ def test_two_workers_at_once_share_the_processors() -> None:
     found = simulate(sent, halves, two, replicas=1)
     # The first has 0.04 s left when the second comes, which take 0.08; the second has done 0.04 then.
     assert [o.seconds for o in found.outcomes] == pytest.approx([0.14, 0.14])
-    assert found.busy_seconds == pytest.approx(0.28)
+    assert found.busy_seconds() == pytest.approx(0.28)
 
 
 def test_more_workers_than_were_measured_share_what_the_most_had() -> None:
@@ -155,4 +164,6 @@ def test_never_more_or_fewer_pods_than_allowed() -> None:
 
 def test_pods_are_paid_for_from_their_start_to_their_end() -> None:
     found = simulate([Arrival(100.0, "command", 2.0)], FIXED, ALONE, replicas=3)
-    assert found.pod_seconds == pytest.approx(3 * (100.0 + SERVICE))
+    assert found.pod_seconds() == pytest.approx(3 * (100.0 + SERVICE))
+    assert found.pod_seconds(90.0, 100.0) == pytest.approx(3 * 10.0)
+    assert found.busy_seconds(0.0, 100.05) == pytest.approx(0.05)

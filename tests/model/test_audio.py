@@ -340,6 +340,7 @@ CUT: dict[str, Callable[[], bytes]] = {
     "wav A-law": lambda: wav(tone(5, SAMPLE_RATE), subtype="ALAW"),
     "flac": lambda: flac(5),
     "mp3 with Xing header": lambda: with_ffmpeg(5, 44_100, "mp3", "libmp3lame"),
+    "mp3 in WAV": lambda: with_ffmpeg(5, 44_100, "wav", "libmp3lame"),
     "m4a, index last": lambda: with_ffmpeg(5, 44_100, "ipod", "aac"),
     "webm": lambda: with_ffmpeg(5, 48_000, "webm", "libopus"),
     "ogg": lambda: with_soundfile(tone(5, SAMPLE_RATE), SAMPLE_RATE, "OGG", "VORBIS"),
@@ -355,6 +356,13 @@ def test_a_file_that_ends_before_its_declared_end_is_truncated(kind: str, kept: 
 
 
 @pytest.mark.parametrize("kept", [44, 40])
+def test_a_damaged_place_in_an_mp3_in_a_wav_costs_no_more_than_itself() -> None:
+    data = bytearray(with_ffmpeg(8, 44_100, "wav", "libmp3lame"))
+    middle = len(data) // 2
+    data[middle : middle + 2_000] = bytes(2_000)
+    assert len(load_audio(data)) / SAMPLE_RATE == pytest.approx(8, abs=0.8)
+
+
 def test_a_wav_cut_in_its_header_is_truncated(kept: int) -> None:
     with pytest.raises(TruncatedAudio):
         load_audio(wav(tone(1, SAMPLE_RATE))[:kept])
@@ -520,6 +528,7 @@ SMALL = [
     flac(0.2),
     with_soundfile(tone(0.2, 16_000), 16_000, "OGG", "OPUS"),
     with_ffmpeg(0.2, 44_100, "mp3", "libmp3lame"),
+    with_ffmpeg(0.2, 44_100, "wav", "libmp3lame"),
     with_ffmpeg(0.2, 44_100, "ipod", "aac"),
     with_ffmpeg(0.2, 48_000, "webm", "libopus"),
 ]

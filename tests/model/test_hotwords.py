@@ -40,6 +40,24 @@ def tokens_earned(bias: TokenBias, tokenizer: Tokenizer, text: str) -> float:
     return total
 
 
+@pytest.mark.parametrize(
+    ("hotwords", "text", "earned"),
+    [
+        ({"ann": 1, "annapolis": 5}, "ann", 3),
+        ({"ann": 1, "annapolis": 5}, "annapolis", 45),
+        ({"ann": 5, "annapolis": 1}, "annapolis", 9),  # it does not hold the word "ann"
+        ({"ann": 5, "ann arbor": 1}, "ann arbor", 15),
+        ({"kafka": 1, "kubernetes": 5}, "kafka", 5),
+        ({"anna": 0.1, "anders": 10}, "anna", 0.4),
+        ({"anna": 0.1, "anders": 10}, "and", 0),
+        ({"anna": 0.1, "anders": 10}, "anna anders", 60.4),
+    ],
+)
+def test_a_word_earns_its_own_weight_whatever_begins_like_it(hotwords, text, earned) -> None:
+    bias = LetterBias([Hotword(*word) for word in hotwords.items()], Characters())
+    assert letters_earned(bias, text) == pytest.approx(earned * LETTER_BONUS)
+
+
 PHRASES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=5)
 
 

@@ -147,10 +147,16 @@ def test_starts_from_any_whisper_file(random_checkpoint, tmp_path, prefix):
             assert torch.equal(started.network.state_dict()[name], value)
 
 
-def test_refuses_a_start_that_is_not_whispers(tmp_path, random_folder):
-    save_file({"layer.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="is not a Whisper model"):
-        from_whisper(tmp_path / "other.safetensors", random_folder / "tokenizer.json")
+@pytest.mark.parametrize("changed", [None, "encoder.conv1.weight", "decoder.layer_norm.bias"])
+def test_refuses_a_start_that_is_not_whispers(random_checkpoint, tmp_path, random_folder, changed):
+    state = {"layer.weight": torch.zeros(2)}
+    if changed:  # Whisper's names, and one size that fits to no other
+        state = dict(reference(random_checkpoint, 1500).model.state_dict())
+        state[changed] = torch.zeros(7, 80, 3) if "conv" in changed else torch.zeros(7)
+    path = tmp_path / "other.safetensors"
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    with pytest.raises(CheckpointError, match=f"{path} is not a Whisper model"):
+        from_whisper(path, random_folder / "tokenizer.json")
 
 
 def test_command_line_makes_a_start(random_checkpoint, tmp_path):
