@@ -139,10 +139,11 @@ def draw(results: Sequence[Result], path: Path) -> None:
             error_kw={"elinewidth": 1, "capsize": 3},
         )
         axes.axvline(GOAL * values[0][0], color="#D55E00", linestyle="--", label=f"{GOAL} × clean")
-        axes.set(title=system, xlabel="WER (%), with 95 % interval", xlim=(0, None))
+        axes.set(title=system, xlabel="WER (%), with 95 % interval")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     panels[0].invert_yaxis()
+    panels[0].set_xlim(left=0)  # of all, when all is drawn
     with atomic_writer(path) as file:
         figure.savefig(file, format="png", dpi=120)
 
