@@ -35,41 +35,37 @@ def test_a_long_recording_counts_as_its_pieces_and_a_refused_one_as_nothing() ->
     assert shape_of([0.0, 0.0], 29.5, 120.0) == (0.0, 0.0)
 
 
+TRUE = ServiceTime(
+    per_batch=0.02,
+    per_request=0.005,
+    per_padded_second=0.01,
+    per_longest_second=0.03,
+    spread=0.0,
+    piece_seconds=29.5,
+    max_batch_seconds=120.0,
+)
+
+
+def drawn(count: int, rng: random.Random) -> list[list[float]]:
+    return [[rng.uniform(1, 40) for _ in range(rng.randint(1, 8))] for _ in range(count)]
+
+
 def test_the_fit_finds_the_costs_that_made_the_times() -> None:
-    true = ServiceTime(
-        per_batch=0.02,
-        per_request=0.005,
-        per_padded_second=0.01,
-        per_longest_second=0.03,
-        spread=0.0,
-        piece_seconds=29.5,
-        max_batch_seconds=120.0,
-    )
-    rng = random.Random(0)
-    batches = [[rng.uniform(1, 40) for _ in range(rng.randint(1, 8))] for _ in range(40)]
-    found = ServiceTime.fit([(batch, true.seconds(batch)) for batch in batches], 29.5, 120.0)
-    for name, value in true.model_dump().items():
+    batches = drawn(40, random.Random(0))
+    found = ServiceTime.fit([(batch, TRUE.seconds(batch)) for batch in batches], 29.5, 120.0)
+    for name, value in TRUE.model_dump().items():
         if name != "measured":
             assert getattr(found, name) == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
 def test_times_that_spread_draw_the_fit_to_neither_side() -> None:
-    true = ServiceTime(
-        per_batch=0.05,
-        per_request=0.02,
-        per_padded_second=0.01,
-        per_longest_second=0.02,
-        spread=0.3,
-        piece_seconds=29.5,
-        max_batch_seconds=120.0,
-    )
-    rng = random.Random(0)
-    batches = [[rng.uniform(1, 40) for _ in range(rng.randint(1, 8))] for _ in range(2_000)]
-    taken = [true.seconds(batch) * math.exp(rng.gauss(0, true.spread)) for batch in batches]
+    rng, spread = random.Random(0), 0.3
+    batches = drawn(2_000, rng)
+    taken = [TRUE.seconds(batch) * math.exp(rng.gauss(0, spread)) for batch in batches]
     found = ServiceTime.fit(list(zip(batches, taken, strict=True)), 29.5, 120.0)
-    ratios = [found.seconds(batch) / true.seconds(batch) for batch in batches]
+    ratios = [found.seconds(batch) / TRUE.seconds(batch) for batch in batches]
     assert statistics.mean(ratios) == pytest.approx(1, abs=0.02)
-    assert found.spread == pytest.approx(true.spread, rel=0.05)
+    assert found.spread == pytest.approx(spread, rel=0.05)
 
 
 def test_too_few_batches_are_refused() -> None:
