@@ -38,7 +38,7 @@ FAULTS = [
         "            {{- if",
     ),
     (DEPLOYMENT, "- --propagation=", "- --propogation="),
-    (DEPLOYMENT, "add $v.drain.timeoutSeconds 30", "30"),
+    ("_helpers.tpl", "add .Values.drain.timeoutSeconds 30", "30"),
     (DEPLOYMENT, "restartPolicy: Always\n", "\n"),
     (DEPLOYMENT, "httpGet: {path: /ready, port: 9404}", "httpGet: {path: /ping, port: http}"),
     (DEPLOYMENT, "httpGet: {path: /ping, port: http}", "httpGet: {path: /ping, port: htp}"),

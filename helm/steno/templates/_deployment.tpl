@@ -56,8 +56,7 @@ spec:
       imagePullSecrets:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      # The drain's, and time for TorchServe to stop.
-      terminationGracePeriodSeconds: {{ add $v.drain.timeoutSeconds 30 }}
+      terminationGracePeriodSeconds: {{ include "steno.graceSeconds" $root }}
       initContainers:
         - name: fetch
           image: {{ include "steno.image" $root }}

@@ -47,6 +47,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/* A pod's seconds to end: the drain's, and time for TorchServe to stop. */}}
+{{- define "steno.graceSeconds" -}}
+{{ add .Values.drain.timeoutSeconds 30 }}
+{{- end -}}
+
 {{/* The least that a container needs: nothing. */}}
 {{- define "steno.containerSecurity" -}}
 allowPrivilegeEscalation: false
@@ -205,7 +210,7 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- if ge (int $v.drain.propagationSeconds) (int $v.drain.timeoutSeconds) -}}
 {{- $problems = append $problems (printf "drain.timeoutSeconds is %d and propagationSeconds %d: requests need time after nobody sends new ones" (int $v.drain.timeoutSeconds) (int $v.drain.propagationSeconds)) -}}
 {{- end -}}
-{{- $turn := add $v.drain.timeoutSeconds 30 $v.rollout.startupSeconds | int -}}
+{{- $turn := add (include "steno.graceSeconds" .) $v.rollout.startupSeconds | int -}}
 {{- if lt (int $v.rollout.progressDeadlineSeconds) $turn -}}
 {{- $problems = append $problems (printf "rollout.progressDeadlineSeconds is %d: a roll-out that waits for one drain (drain.timeoutSeconds, %d, and 30) and one start (rollout.startupSeconds, %d) would have failed; give at least %d" (int $v.rollout.progressDeadlineSeconds) (int $v.drain.timeoutSeconds) (int $v.rollout.startupSeconds) $turn) -}}
 {{- end -}}
