@@ -239,6 +239,14 @@ class DecoderLayer(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
+    def use_int8(self) -> None:
+        """Compute the matrix products in int8 from here on, see `model.int8`; for a CPU."""
+        audio = self.encoder_attn.k_proj, self.encoder_attn.v_proj
+        self.self_attn.fuse_qkv_in_int8()
+        use_int8(self)
+        if has_amx_tiles():  # many rows, whose products tiles make in half of the time
+            self.encoder_attn.k_proj, self.encoder_attn.v_proj = (p.bfloat16() for p in audio)
+
     def compiled(self) -> CompiledLayer:
         """The layer for passes over few tokens, once its products are in int8."""
         norms = self.self_attn_layer_norm, self.encoder_attn_layer_norm, self.final_layer_norm
@@ -400,8 +408,7 @@ class Decoder(nn.Module):
         more. Only what is made of the encoder's output stays in its type, since it is much to read.
         """
         for layer in self._layers():
-            layer.self_attn.fuse_qkv_in_int8()
-        use_int8(self.layers)
+            layer.use_int8()
         self._compiled = [layer.compiled() for layer in self._layers()]
         self.int8_output = Int8Linear(self.embed_tokens.weight)
         self.embed_tokens.bfloat16()  # rows are looked up in it, no more
@@ -417,11 +424,16 @@ class Decoder(nn.Module):
         """
         mask = frame_mask(frames, encoded.shape[1])
         batch, _, width = encoded.shape
-        whole = encoded.float() if self.int8_output is not None else encoded  # once for all layers
+        int8 = self.int8_output is not None
+        whole = encoded
+        if int8:  # once for all layers
+            whole = encoded.bfloat16() if has_amx_tiles() else encoded.float()
         pairs = [layer.encoder_attn.keys_values(whole) for layer in self._layers()]
-        # Under autocast keys have another precision than `encoded`.
-        none = pairs[0][0].new_empty(batch, width // HEAD_WIDTH, 0, HEAD_WIDTH)
-        if self.int8_output is not None:
+        # Under autocast keys differ from `encoded` in precision; in int8 those of text are float32.
+        none = pairs[0][0].new_empty(
+            (batch, width // HEAD_WIDTH, 0, HEAD_WIDTH), dtype=torch.float32 if int8 else None
+        )
+        if int8:
             pairs = [(k.to(encoded.dtype), v.to(encoded.dtype)) for k, v in pairs]
         return DecoderCache(
             audio=pairs,
