@@ -6,6 +6,7 @@ end in a blank, since only after one can the last letter be said again.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -20,7 +21,7 @@ BEAMS = 16
 BELOW_BEST = 8.0
 UNLIKELY = -5.0
 # A frame where the blank is so probable says nothing but that no letter goes on.
-BLANK = -1e-3
+BLANK = -0.03
 
 _NEVER = -math.inf
 
@@ -39,8 +40,10 @@ class _Prefix:
     Attributes:
         bias: state in the hot words.
         word: the last word, which may go on; only with an n-gram.
+        known: whether a word of the n-gram or a hot word begins so.
         history: the n-gram's, before that word.
         earned: by hot words and n-gram.
+        total: probability of all its paths, while the next frame is computed.
         blank, letter: probability of its paths that end in a blank, and in its last label.
         next_blank, next_letter: the same one frame later, while that is computed.
         longer: prefixes with one label more.
@@ -50,8 +53,10 @@ class _Prefix:
     label: int
     bias: int
     word: str
+    known: bool
     history: History | None
     earned: float
+    total: float = _NEVER
     blank: float = _NEVER
     letter: float = _NEVER
     next_blank: float = _NEVER
@@ -78,12 +83,16 @@ class CTCBeamSearch:
         self._characters = characters
         self._bias = bias
         self._language_model = language_model
+        # By one letter.
+        self._most_earned = bias.highest
+        if language_model is not None:
+            self._most_earned += language_model.word_bonus
 
     def __call__(self, logprobs: Tensor) -> str:
         """Lower-case text with single spaces, of log-probabilities (frames, labels)."""
         space = self._characters.space
         history = None if self._language_model is None else self._language_model.start
-        beams = [_Prefix(None, space, self._bias.start, "", history, 0.0, blank=0.0)]
+        beams = [_Prefix(None, space, self._bias.start, "", True, history, 0.0, blank=0.0)]
         silent = (logprobs[:, Characters.BLANK] > BLANK).tolist()
         likely: list[list[int]] = [[] for _ in silent]
         for frame, label in (logprobs > UNLIKELY).nonzero().tolist():
@@ -94,33 +103,34 @@ class CTCBeamSearch:
                 for prefix in beams:
                     prefix.blank, prefix.letter = _add(prefix.blank, prefix.letter), _NEVER
                 continue
+            highest = _NEVER
+            for prefix in beams:
+                total = prefix.total = _add(prefix.blank, prefix.letter)
+                prefix.next_blank = total + row[Characters.BLANK]
+                if prefix.label in labels:
+                    # Several spaces are one, and none is the first.
+                    again = total if prefix.label == space else prefix.letter
+                    prefix.next_letter = again + row[prefix.label]
+                highest = max(highest, _add(prefix.next_blank, prefix.next_letter) + prefix.earned)
+            least = highest - BELOW_BEST - self._most_earned
             reached = dict.fromkeys(beams)  # a set that keeps the order
             for prefix in beams:
-                total = _add(prefix.blank, prefix.letter)
-                prefix.next_blank = _add(prefix.next_blank, total + row[Characters.BLANK])
                 for label in labels:
-                    paths = total
+                    paths = prefix.total
                     if label == prefix.label:
-                        # Several spaces are one, and none is the first.
-                        again = total if label == space else prefix.letter
-                        prefix.next_letter = _add(prefix.next_letter, again + row[label])
                         if label == space:
                             continue
                         paths = prefix.blank
+                    paths += row[label]
+                    if paths + prefix.earned < least:
+                        continue
                     longer = prefix.longer.get(label) or self._grow(prefix, label)
-                    longer.next_letter = _add(longer.next_letter, paths + row[label])
+                    longer.next_letter = _add(longer.next_letter, paths)
                     reached[longer] = None
             for prefix in reached:
                 prefix.blank, prefix.letter = prefix.next_blank, prefix.next_letter
                 prefix.next_blank = prefix.next_letter = _NEVER
-            scored = sorted(((p.score, i, p) for i, p in enumerate(reached)), reverse=True)
-            least = scored[0][0] - BELOW_BEST
-            beams = []
-            for score, _, prefix in scored:
-                if score >= least and len(beams) < BEAMS:
-                    beams.append(prefix)
-                else:  # should it be reached again, it starts afresh
-                    prefix.blank = prefix.letter = _NEVER
+            beams = self._best(reached)
         prefix = max(beams, key=lambda prefix: prefix.score + self._end(prefix))
         labels = []
         while prefix.before is not None:
@@ -128,30 +138,44 @@ class CTCBeamSearch:
             prefix = prefix.before
         return self._characters.decode(reversed(labels)).strip()
 
+    def _best(self, reached: Iterable[_Prefix]) -> list[_Prefix]:
+        """The prefixes that are kept, the best first."""
+        scored = sorted(((p.score, i, p) for i, p in enumerate(reached)), reverse=True)
+        least = scored[0][0] - BELOW_BEST
+        beams: list[_Prefix] = []
+        futures = set()
+        for score, _, prefix in scored:
+            # What n-gram and hot words make of the rest is the same for all with the same last words.
+            future = prefix.label, prefix.bias, prefix.word, prefix.history
+            if score >= least and len(beams) < BEAMS and future not in futures:
+                beams.append(prefix)
+                if self._language_model is not None:
+                    futures.add(future)
+            else:  # should it be reached again, it starts afresh
+                prefix.blank = prefix.letter = _NEVER
+        return beams
+
     def _grow(self, prefix: _Prefix, label: int) -> _Prefix:
         bias, earned = self._bias.step(prefix.bias, label)
-        word, history = "", prefix.history
+        word, known, history = "", True, prefix.history
         if self._language_model is not None:
             if label == self._characters.space:
                 history, judged = self._judge(prefix)
                 earned += judged
             else:
-                word = prefix.word + self._characters.decode([label])
+                word = prefix.word + self._characters.characters[label - 1]
+                known = prefix.known and self._is_known(word)
                 # Charged at once, or such words would fill the beam until they end.
-                if self._is_known(prefix.word) and not self._is_known(word):
+                if prefix.known and not known:
                     earned -= self._language_model.unknown_cost
-        longer = _Prefix(prefix, label, bias, word, history, prefix.earned + earned)
+        longer = _Prefix(prefix, label, bias, word, known, history, prefix.earned + earned)
         prefix.longer[label] = longer
         return longer
 
     def _is_known(self, letters: str) -> bool:
         """Whether a word of the n-gram or a hot word begins so."""
         assert self._language_model is not None
-        return (
-            not letters
-            or self._language_model.knows_beginning(letters)
-            or letters in self._bias.beginnings
-        )
+        return self._language_model.knows_beginning(letters) or letters in self._bias.beginnings
 
     def _judge(self, prefix: _Prefix) -> tuple[History, float]:
         """The n-gram's history after the last word, and what its end earns."""
@@ -160,7 +184,7 @@ class CTCBeamSearch:
         if model.knows(prefix.word):
             return model.score(prefix.history, prefix.word)
         # If no known word begins so, its cost was paid where that was seen.
-        ends_early = self._is_known(prefix.word) and prefix.word not in self._bias.words
+        ends_early = prefix.known and prefix.word not in self._bias.spellings
         return model.unknown, model.word_bonus - (model.unknown_cost if ends_early else 0.0)
 
     def _end(self, prefix: _Prefix) -> float:

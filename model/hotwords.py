@@ -117,17 +117,21 @@ class LetterBias:
     spelled in them, and is left out.
 
     Attributes:
-        words: those of all hot words, as the labels spell them.
+        spellings: for each of their words, as the labels spell it, how it was given.
         beginnings: what any of these begins with, whole words included.
+        highest: bonus of a letter.
     """
 
     def __init__(self, hotwords: Iterable[Hotword], characters: Characters) -> None:
         self._space = characters.space
-        spelled = [
-            (characters.encode(word.text), word.weight * LETTER_BONUS)
-            for word in hotwords
-            if characters.covers(word.text) and not _SIGNS.intersection(word.text)
-        ]
+        spelled = []
+        self.spellings: dict[str, str] = {}
+        for word in hotwords:
+            if not characters.covers(word.text) or _SIGNS.intersection(word.text):
+                continue
+            spelled.append((characters.encode(word.text), word.weight * LETTER_BONUS))
+            for part in word.text.split():
+                self.spellings.setdefault(characters.decode(characters.spell(part)), part)
         self._tree = PhraseTree(
             [
                 (EDGE, 0.0),
@@ -136,8 +140,9 @@ class LetterBias:
             ]
             for labels, bonus in spelled
         )
-        self.words = {word for labels, _ in spelled for word in characters.decode(labels).split()}
-        self.beginnings = {word[:n] for word in self.words for n in range(1, len(word) + 1)}
+        self.highest = max((bonus for _, bonus in spelled), default=0.0)
+        self.spellings.pop("", None)  # of a sign on its own
+        self.beginnings = {word[:n] for word in self.spellings for n in range(1, len(word) + 1)}
         self.start, _ = self._tree.step(PhraseTree.ROOT, EDGE)
 
     def step(self, state: int, label: int) -> tuple[int, float]:
