@@ -119,7 +119,7 @@ class Options(BaseModel):
     @classmethod
     def _of_the_decoder(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("mode") == "fast":
-            raise ValueError("mode=fast has no decoder to search with; leave it out")
+            raise ValueError("mode=fast does not search with the decoder; leave it out")
         return value
 
     @field_validator("temperature")

@@ -47,7 +47,7 @@ class Calibration:
 class Calibrations:
     """One for each mode; None where none was fitted, and confidences stay as they come.
 
-    `fast` is for all text that the CTC head wrote, also where it stands in for the decoder's.
+    `fast` is for all text of that mode, also where it stands in for what the decoder wrote.
     """
 
     accurate: Calibration | None = None

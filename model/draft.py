@@ -25,7 +25,7 @@ def _is_letter(character: str) -> bool:
     return character.isalnum() or character in " '"
 
 
-def _capitalized(word: str) -> str:
+def capitalized(word: str) -> str:
     """With its first letter, after the space, as a capital."""
     return word[:1] + word[1:2].upper() + word[2:]
 
@@ -131,8 +131,8 @@ class Draft:
             if not any(map(str.isalnum, wanted)):  # a sign before the next word, or for another
                 parts.append(wanted)
                 if any(map(str.isalnum, piece)):
-                    parts.append(_capitalized(piece) if wanted in _SENTENCE_ENDS else piece)
-            elif _are_alike(piece, wanted):
+                    parts.append(capitalized(piece) if wanted in _SENTENCE_ENDS else piece)
+            elif likeness(piece, wanted) >= _ALIKE:
                 parts.append(wanted)
                 left_out = True
             else:
@@ -181,7 +181,7 @@ class Draft:
         self._guessed = start
         text = signs + "".join(self._shown[start:])
         if ended or not self._last:
-            text = _capitalized(text)
+            text = capitalized(text)
         closing = "" if (ended and not text) or text.endswith(_SENTENCE_ENDS) else "."
         # A word has at least one token.
         words = " ".join(text.split(" ")[: most + 1]) + closing
@@ -189,6 +189,7 @@ class Draft:
         return [*tokens, self._tokenizer.end][:most]
 
 
-def _are_alike(one: str, other: str) -> bool:
+def likeness(one: str, other: str) -> float:
+    """How many letters two words share in the same order, from 0 to 1; capitals do not count."""
     a, b = one.strip().lower(), other.strip().lower()
-    return SequenceMatcher(None, a, b, autojunk=False).ratio() >= _ALIKE
+    return SequenceMatcher(None, a, b, autojunk=False).ratio()

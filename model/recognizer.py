@@ -23,6 +23,7 @@ from model.audio import SAMPLE_RATE
 from model.beam_search import beam_search
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.confidence import with_confidences
+from model.correction import SENTENCE_ENDS, Corrector
 from model.ctc_beam import CTCBeamSearch
 from model.features import SAMPLES_PER_ENCODER_FRAME
 from model.hotwords import Hotword, LetterBias, TokenBias
@@ -76,8 +77,7 @@ BEAM_SIZE = 3
 # dev's clips has one; in clean speech and noise they hold nine tenths of what a limit of one half gained
 # (docs/experiments.md).
 BEAM_LOGPROB_LIMIT = math.log(0.4)
-# A sentence ends with one of these, unless the word is a title.
-SENTENCE_ENDS = (".", "?", "!", "…")
+# Their full stop ends no sentence.
 TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "vs."})
 # OpenAI's verbose_json names languages in words.
 LANGUAGES = {"en": "english"}
@@ -88,8 +88,8 @@ class TranscribeOptions:
     """What a caller asks for.
 
     Attributes:
-        mode: "accurate" has the decoder write the text, with capitals and punctuation; "fast" takes
-            the CTC head's, lower-case, from one parallel pass.
+        mode: "accurate" has the decoder search for the text; "fast" takes the CTC head's, which the
+            decoder corrects in one parallel pass.
         word_timestamps: also find when each word was said; segments are then sentences.
         prompt: text that came before, or is like what will be said: the decoder goes on in its spelling
             and style. Mode "fast" has no use for it.
@@ -221,6 +221,11 @@ class Recognizer:
         if language_model is None and checkpoint.language_model is not None:
             language_model = LanguageModel(checkpoint.language_model)
         self.language_model = language_model
+        self._corrector = Corrector(
+            self.network.decoder,
+            self.tokenizer,
+            None if language_model is None else language_model.knows,
+        )
         self._lanes: Lanes | None = None
         if self.device.type == "cpu":
             at_first = torch.get_num_threads()
@@ -341,7 +346,7 @@ class Recognizer:
         encoded, frames, logprobs = self._encode(self._features(pieces))
         rows = [own[:count] for own, count in zip(logprobs, frames.tolist(), strict=True)]
         if pieces[0].options.mode == "fast":
-            return [self._ctc_reading(*own) for own in zip(pieces, rows, strict=True)]
+            return self._read_as_heard(pieces, encoded, frames, rows)
         drafts = greedy_ctc(logprobs, frames, self.characters)
         found = self._search(pieces, encoded, frames, drafts)
         readings = []
@@ -359,9 +364,17 @@ class Recognizer:
                 questionable.add(i)
             readings.append(_Reading(text, decoded.avg_logprob, decoded.no_speech_prob, ()))
         timed = {i for i, p in enumerate(pieces) if p.options.word_timestamps}
-        doubtful |= {i for i in questionable if not self._hear(pieces[i], rows[i])[0]}
-        for i in doubtful:  # what the CTC head hears cannot loop
-            readings[i] = self._ctc_reading(pieces[i], rows[i])
+        doubtful |= {i for i in questionable if not self._hear(pieces[i], rows[i])}
+        if doubtful:  # what the CTC head hears cannot loop
+            again = sorted(doubtful)
+            own = (
+                [pieces[i] for i in again],
+                encoded[again],
+                frames[again],
+                [rows[i] for i in again],
+            )
+            for i, reading in zip(again, self._read_as_heard(*own), strict=True):
+                readings[i] = reading
         for i in timed - doubtful:
             words = self._align(rows[i], readings[i].text, pieces[i])
             words = self._with_decoder_confidences(words, found[i])
@@ -515,36 +528,62 @@ class Recognizer:
                 )
         return ()
 
-    def _hear(self, piece: _Piece, logprobs: Tensor) -> tuple[str, float]:
-        """What the CTC head hears in a piece, and the mean log-probability of the letters' frames.
+    def _hear(self, piece: _Piece, logprobs: Tensor) -> str:
+        """What the CTC head hears in a piece.
 
         Few letters that it is unsure of are no speech. `logprobs` (frames, labels), valid frames only.
         """
         best, labels = logprobs.max(-1)
         letters = best[labels != Characters.BLANK]
         if not len(letters):  # an n-gram would find a word all the same
-            return "", 0.0
+            return ""
         if piece.options.hotwords or self.language_model is not None:
             bias = LetterBias(piece.options.hotwords, self.characters)
             text = CTCBeamSearch(self.characters, bias, self.language_model)(logprobs)
         else:
             (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
-        avg_logprob = float(letters.mean()) if text else 0.0
         few = max(CTC_LEAST_LETTERS, CTC_LETTERS_PER_SECOND * len(piece.waveform) / SAMPLE_RATE)
-        if avg_logprob < CTC_AVG_LOGPROB_LIMIT and len(text.replace(" ", "")) < few:
-            return "", 0.0
-        return text, avg_logprob
+        unsure = float(letters.mean()) < CTC_AVG_LOGPROB_LIMIT
+        return "" if unsure and len(text.replace(" ", "")) < few else text
 
-    def _ctc_reading(self, piece: _Piece, logprobs: Tensor) -> _Reading:
-        """The CTC head's text of one piece; `logprobs` (frames, labels), valid frames only."""
-        text, avg_logprob = self._hear(piece, logprobs)
-        if not text:
-            return _NOTHING
-        wanted = piece.options.word_timestamps
-        words = self._align(logprobs, text, piece) if wanted else ()
-        sure = [word.confidence for word in words]
-        words = with_confidences(words, sure, self.config.calibration.fast)
-        return _Reading(text, avg_logprob, 0.0, words)
+    def _read_as_heard(
+        self,
+        pieces: Sequence[_Piece],
+        encoded: Tensor,
+        frames: Tensor,
+        logprobs: Sequence[Tensor],
+    ) -> list[_Reading]:
+        """What the CTC head hears in each piece, corrected by the decoder.
+
+        Args:
+            pieces: of one group.
+            encoded: (batch, length, width), the encoder's output.
+            frames: int64 (batch,), valid frames of each piece.
+            logprobs: (frames, labels) of each piece, of its valid frames.
+        """
+        texts = [self._hear(*own) for own in zip(pieces, logprobs, strict=True)]
+        spoken = [i for i, text in enumerate(texts) if text]
+        readings = [_NOTHING] * len(pieces)
+        if not spoken:
+            return readings
+        corrected = self._corrector(
+            *(
+                (encoded, frames)
+                if len(spoken) == len(pieces)
+                else (encoded[spoken], frames[spoken])
+            ),
+            [texts[i] for i in spoken],
+            [LetterBias(pieces[i].options.hotwords, self.characters).spellings for i in spoken],
+        )
+        for i, found in zip(spoken, corrected, strict=True):
+            words: tuple[Word, ...] = ()
+            if pieces[i].options.word_timestamps:
+                words = self._align(logprobs[i], found.text, pieces[i])
+            if words:
+                sure = list(map(math.exp, found.logprobs))
+                words = with_confidences(words, sure, self.config.calibration.fast)
+            readings[i] = _Reading(found.text, found.avg_logprob, found.no_speech_prob, words)
+        return readings
 
     def _assemble(
         self, waveforms: Sequence[Tensor], pieces: Sequence[_Piece], readings: dict[int, _Reading]

@@ -338,7 +338,7 @@ def _groups_check(new: Heard, old: Heard, config: GateConfig) -> Check:
 
 
 def _fast_check(new: Heard, old: Heard, config: GateConfig) -> Check:
-    """Whether mode fast, whose text is the CTC head's alone, did not pay for the accurate one."""
+    """Whether mode fast, whose text the CTC head drafts, did not pay for the accurate one."""
     difference = compare(new, old, confidence=config.confidence, seed=config.seed)
     return Check(
         "mode fast not much worse",

@@ -257,7 +257,7 @@ def test_a_beam_is_for_the_decoder_alone() -> None:
     assert form(("file", AUDIO), ("mode", "fast")).options.beam_size is None
     assert refused(form, ("file", AUDIO), ("beam_size", "0")).param == "beam_size"
     error = refused(form, ("file", AUDIO), ("mode", "fast"), ("beam_size", "3"))
-    assert "mode=fast has no decoder" in str(error)
+    assert "mode=fast does not search" in str(error)
 
 
 def test_granularities_need_verbose_json() -> None:

@@ -31,6 +31,7 @@ from tests.benchmarks.conditions import level
 from tests.benchmarks.non_speech import SOUNDS
 from tests.model.test_language_model import ARPA
 from tests.random_checkpoint import SHIPPED
+from training.spoken import words_of
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FAST, ACCURATE = TranscribeOptions(mode="fast"), TranscribeOptions(mode="accurate")
@@ -89,7 +90,7 @@ def test_a_batch_gives_the_texts_of_its_items(shipped_recognizer, speech, order,
         assert [w.start for w in transcript.words] == [w.start for w in alone.words]
 
 
-@pytest.mark.parametrize(("mode", "word"), [("accurate", "metres"), ("fast", "meters")])
+@pytest.mark.parametrize(("mode", "word"), [("accurate", "metres"), ("fast", "Roze")])
 def test_a_hot_word_is_written_where_it_sounds_so_and_nowhere_else(
     shipped_recognizer, speech, mode, word
 ):
@@ -497,7 +498,7 @@ def test_few_letters_that_the_ctc_head_is_unsure_of_are_no_speech(
 ):
     ctc_hears(random_recognizer, monkeypatch, text, logprob)
     (transcript,) = random_recognizer.transcribe([sound(2.0, 1)], FAST).transcripts
-    assert transcript.text == heard
+    assert words_of(transcript.text) == heard.split()
 
 
 def test_where_no_frame_has_a_letter_the_ngram_finds_no_word(
@@ -520,7 +521,7 @@ def test_where_no_frame_has_a_letter_the_ngram_finds_no_word(
     ("times", "said", "text"),
     [
         (8, "so be it then", "So be it then."),
-        (8, "the cat sat on a mat", "the cat sat on a mat"),
+        (8, "the cat sat on a mat", "The cat sat on a mat."),
         (2, "so bee it thn", "So be it then."),
         (2, "so be it thn so bee it then", "So be it then. So be it then."),
         (2, "", "So be it then. So be it then."),
