@@ -7,7 +7,6 @@ al., Interspeech 2020) corrects so too, with a decoder of its own; this is Whisp
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -112,7 +111,7 @@ class Corrector:
         encoded: Tensor,
         frames: Tensor,
         drafts: Sequence[str],
-        spellings: Sequence[Mapping[str, str]],
+        phrases: Sequence[Mapping[str, str]],
     ) -> list[Corrected]:
         """Correct the draft of each clip.
 
@@ -121,7 +120,7 @@ class Corrector:
             frames: int64 (batch,), valid frames of each clip.
             drafts: lower-case words of each clip, one at least. What goes beyond the decoder's longest
                 text is left as it is.
-            spellings: of words that stay where they are, for each clip.
+            phrases: for each clip those that stay where they are, lower-case, and how they are written.
         """
         prompt = self._tokenizer.prompt
         drafted = [self._tokens(draft) for draft in drafts]
@@ -136,12 +135,13 @@ class Corrector:
         valid = torch.arange(longest + 1) <= torch.tensor([[len(own)] for own in tokens])
         places = self._judge(hidden[valid.to(hidden.device)], tokens)
         corrected = []
-        for own, spelled, probability in zip(drafted, spellings, no_speech, strict=True):
+        kept = map(_kept, drafts, phrases)
+        for own, fixed, probability in zip(drafted, kept, no_speech, strict=True):
             *judged, closing = islice(places, min(len(own), most) + 1)
             average = sum(place.logprob for place in judged) / len(judged)
             unread = map(self._tokenizer.piece, own[most:])
             judged += [_Place(piece, average, piece, average, "") for piece in unread]
-            words = list(self._words(judged, spelled))
+            words = list(self._words(judged, fixed))
             words[-1] = words[-1][0] + closing.sign, words[-1][1]
             texts, logprobs = zip(*words, strict=True)
             corrected.append(Corrected(texts, logprobs, average, probability))
@@ -194,33 +194,37 @@ class Corrector:
         return _Place(piece, min(logprob, 0.0), chosen, highest, sign_before)
 
     def _words(
-        self, places: Sequence[_Place], spellings: Mapping[str, str]
+        self, places: Sequence[_Place], fixed: Mapping[int, str]
     ) -> Iterator[tuple[str, float]]:
-        """The corrected words, and the logarithm of the probability of each."""
+        """The corrected words, and the logarithm of the probability of each; some are fixed."""
         starts = [i for i, place in enumerate(places) if not i or place.piece.startswith(" ")]
         ends = [*starts[1:], len(places)]
-        drafted = deque(places[start:end] for start, end in zip(starts, ends, strict=True))
+        drafted = [places[start:end] for start, end in zip(starts, ends, strict=True)]
         text, logprob = "", 0.0
-        while drafted:
-            word = drafted.popleft()
-            more, its_logprob, taken = self._corrected(
-                word, drafted[0] if drafted else [], spellings
-            )
-            for _ in range(taken):
-                drafted.popleft()
+        taken = False
+        for n, word in enumerate(drafted):
+            if taken:
+                taken = False
+                continue
+            if n in fixed:
+                more, its_logprob = fixed[n], sum(place.logprob for place in word)
+            else:
+                free = n + 1 < len(drafted) and n + 1 not in fixed
+                following = drafted[n + 1] if free else []
+                more, its_logprob, taken = self._corrected(word, following)
             sign = word[0].sign if text else ""
-            if sign in SENTENCE_ENDS:
+            if sign in SENTENCE_ENDS or not text:
                 more = capitalized(more)
-            if more.startswith(" ") and sign != "-":
+            if sign == "-" or not (sign or more.startswith(" ")):
+                text, logprob = text + sign + more.strip(), logprob + its_logprob
+            else:
                 if text:
                     yield text + sign, logprob
                 text, logprob = more.strip(), its_logprob
-            else:
-                text, logprob = text + sign + more.strip(), logprob + its_logprob
         yield text, logprob
 
     def _corrected(
-        self, word: Sequence[_Place], following: Sequence[_Place], spellings: Mapping[str, str]
+        self, word: Sequence[_Place], following: Sequence[_Place]
     ) -> tuple[str, float, bool]:
         """What is written for a word of the draft, with a space unless it goes on with the one before.
 
@@ -230,23 +234,21 @@ class Corrector:
         pieces = [place.piece for place in word]
         draft, after = _text(word), _text(following)
         unchanged = draft, sum(place.logprob for place in word), False
-        spelling = spellings.get(_bare(draft))
-        if spelling is not None:
-            return (draft if spelling.islower() else f" {spelling}"), *unchanged[1:]
         first = word[0]
         if first.differs:
+            if not first.offers:
+                return unchanged
             if first.chosen.lower() == draft.strip().lower():
                 return first.chosen, first.chosen_logprob, False
-            if not first.offers or not first.chosen.startswith(" "):
+            if not first.chosen.startswith(" "):
                 return unchanged
             alike = {
                 likeness(draft, text): (text, False)
                 for text in self._spelled(first.chosen, pieces[1:])
             }
-            if after and _bare(after) not in spellings:
-                of_two = likeness(draft + after, first.chosen)
-                if of_two >= LEAST_LIKENESS_OF_TWO:
-                    alike.setdefault(of_two, (first.chosen, True))
+            of_two = likeness(draft + after, first.chosen)
+            if after and of_two >= LEAST_LIKENESS_OF_TWO:
+                alike.setdefault(of_two, (first.chosen, True))
             most = max(alike)
             if most < LEAST_LIKENESS:
                 return unchanged
@@ -271,7 +273,7 @@ class Corrector:
         yield start
         for n in range(1, len(rest) + 1):
             text = start + "".join(rest[-n:])
-            if self._knows(_bare(text)):
+            if self._knows(text.strip().lower()):
                 yield text
 
 
@@ -279,5 +281,15 @@ def _text(word: Sequence[_Place]) -> str:
     return "".join(place.piece for place in word)
 
 
-def _bare(text: str) -> str:
-    return text.strip().lower()
+def _kept(draft: str, phrases: Mapping[str, str]) -> dict[int, str]:
+    """Numbers of a draft's words that a phrase has, and how it writes them, with a space."""
+    words = draft.split()
+    kept = {}
+    for phrase, written in phrases.items():
+        parts = phrase.split()
+        # Signs of their own have no place in a draft.
+        spelled = written.split() if len(written.split()) == len(parts) else parts
+        for start in range(len(words) - len(parts) + 1):
+            if parts and words[start : start + len(parts)] == parts:
+                kept.update({start + i: f" {part}" for i, part in enumerate(spelled)})
+    return kept

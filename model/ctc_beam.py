@@ -184,7 +184,7 @@ class CTCBeamSearch:
         if model.knows(prefix.word):
             return model.score(prefix.history, prefix.word)
         # If no known word begins so, its cost was paid where that was seen.
-        ends_early = prefix.known and prefix.word not in self._bias.spellings
+        ends_early = prefix.known and prefix.word not in self._bias.words
         return model.unknown, model.word_bonus - (model.unknown_cost if ends_early else 0.0)
 
     def _end(self, prefix: _Prefix) -> float:

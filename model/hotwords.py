@@ -117,21 +117,20 @@ class LetterBias:
     spelled in them, and is left out.
 
     Attributes:
-        spellings: for each of their words, as the labels spell it, how it was given.
+        words: those of all hot words, as the labels spell them.
+        phrases: the hot words as the labels spell them, and as they were given.
         beginnings: what any of these begins with, whole words included.
         highest: bonus of a letter.
     """
 
     def __init__(self, hotwords: Iterable[Hotword], characters: Characters) -> None:
         self._space = characters.space
-        spelled = []
-        self.spellings: dict[str, str] = {}
-        for word in hotwords:
-            if not characters.covers(word.text) or _SIGNS.intersection(word.text):
-                continue
-            spelled.append((characters.encode(word.text), word.weight * LETTER_BONUS))
-            for part in word.text.split():
-                self.spellings.setdefault(characters.decode(characters.spell(part)), part)
+        hotwords = [
+            word
+            for word in hotwords
+            if characters.covers(word.text) and not _SIGNS.intersection(word.text)
+        ]
+        spelled = [(characters.encode(word.text), word.weight * LETTER_BONUS) for word in hotwords]
         self._tree = PhraseTree(
             [
                 (EDGE, 0.0),
@@ -141,8 +140,10 @@ class LetterBias:
             for labels, bonus in spelled
         )
         self.highest = max((bonus for _, bonus in spelled), default=0.0)
-        self.spellings.pop("", None)  # of a sign on its own
-        self.beginnings = {word[:n] for word in self.spellings for n in range(1, len(word) + 1)}
+        texts = [characters.decode(labels) for labels, _ in spelled]
+        self.phrases = dict(zip(texts, (word.text for word in hotwords), strict=True))
+        self.words = {word for text in texts for word in text.split()}
+        self.beginnings = {word[:n] for word in self.words for n in range(1, len(word) + 1)}
         self.start, _ = self._tree.step(PhraseTree.ROOT, EDGE)
 
     def step(self, state: int, label: int) -> tuple[int, float]:

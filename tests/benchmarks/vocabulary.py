@@ -12,20 +12,18 @@ import argparse
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from handler.request import MOST_HOTWORDS
 from model.audio import load_audio
-from model.ctc_beam import CTCBeamSearch
-from model.hotwords import Hotword, LetterBias
+from model.checkpoint import load_checkpoint
+from model.hotwords import Hotword
 from model.language_model import LanguageModel
 from model.recognizer import Recognizer, TranscribeOptions
-from model.search import greedy_ctc
 from training.manifest import Utterance, read_manifest
 from training.scoring import Pair, score
 from training.spoken import words_of
@@ -107,10 +105,12 @@ class Table:
         )
 
 
-def timed(transcribe: Callable[[], Sequence[str]]) -> tuple[Sequence[str], float]:
+def transcribed(
+    recognizer: Recognizer, waveforms: Sequence[Tensor], options: TranscribeOptions
+) -> tuple[list[str], float]:
     """Texts, and the CPU seconds that they took."""
     start = time.process_time()
-    texts = transcribe()
+    texts = [t.text for t in recognizer.transcribe(waveforms, options).transcripts]
     return texts, time.process_time() - start
 
 
@@ -121,73 +121,47 @@ def accurate(
     known: Counter[str],
     weights: Sequence[float],
 ) -> None:
-    """Mode accurate, from samples to text."""
+    """Hot words and a prompt in mode accurate."""
     plain = TranscribeOptions(word_timestamps=False)
-
-    def texts(options: TranscribeOptions) -> list[str]:
-        return [t.text for t in recognizer.transcribe(waveforms, options).transcripts]
-
-    without, seconds = timed(lambda: texts(plain))
+    without, seconds = transcribed(recognizer, waveforms, plain)
     table = Table("accurate", utterances, known, without)
     table.row("without", without, seconds)
     for weight in weights:
         hot = replace(plain, hotwords=table.hotwords(weight))
-        table.row(f"hot words of weight {weight:g}", *timed(lambda hot=hot: texts(hot)))
+        table.row(f"hot words of weight {weight:g}", *transcribed(recognizer, waveforms, hot))
     prompted = replace(plain, prompt=", ".join(table.words))
-    table.row("the words as a prompt", *timed(lambda: texts(prompted)))
-
-
-def heard(recognizer: Recognizer, waveforms: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Log-probabilities of the CTC head for each clip."""
-    with torch.inference_mode():
-        for waveform in waveforms:
-            samples = waveform[None].to(recognizer.device)
-            features, frames = recognizer.features(samples, torch.tensor([len(waveform)]))
-            encoded = recognizer.network.encoder(features, frames)
-            yield recognizer.network.ctc(encoded, frames)[0, : int(frames)].cpu()
+    table.row("the words as a prompt", *transcribed(recognizer, waveforms, prompted))
 
 
 def fast(
-    recognizer: Recognizer,
+    checkpoint: Path,
     utterances: Sequence[Utterance],
     waveforms: Sequence[Tensor],
     known: Counter[str],
     weights: Sequence[float],
     arpa: Path | None,
 ) -> None:
-    """Mode fast: the network once, then each search on what it heard; its speed is the search's."""
-    characters = recognizer.characters
-    start = time.process_time()
-    clips = list(heard(recognizer, waveforms))
-    seconds = time.process_time() - start
-    print(f"\nthe network alone: RTFx {sum(u.duration for u in utterances) / seconds:.0f}")
-
-    def greedy() -> list[str]:
-        return [greedy_ctc(clip[None], torch.tensor([len(clip)]), characters)[0] for clip in clips]
-
-    def search(hotwords: tuple[Hotword, ...] = (), model: LanguageModel | None = None) -> list[str]:
-        bias = LetterBias(hotwords, characters)
-        return [CTCBeamSearch(characters, bias, model)(clip) for clip in clips]
-
-    without, seconds = timed(greedy)
-    table = Table("fast", utterances, known, without)
-    table.row("greedy", without, seconds)
-    table.row("beam search alone", *timed(search))
-    for weight in weights:
-        hot = table.hotwords(weight)
-        table.row(f"hot words of weight {weight:g}", *timed(lambda hot=hot: search(hot)))
+    """Hot words and n-grams in mode fast."""
+    plain = TranscribeOptions("fast", word_timestamps=False)
+    without = Recognizer(replace(load_checkpoint(checkpoint), language_model=None))
+    texts, seconds = transcribed(without, waveforms, plain)
+    table = Table("fast", utterances, known, texts)
+    table.row("without an n-gram", texts, seconds)
+    hot = {weight: replace(plain, hotwords=table.hotwords(weight)) for weight in weights}
+    for weight, options in hot.items():
+        name = f"hot words of weight {weight:g}"
+        table.row(name, *transcribed(without, waveforms, options))
     if arpa is None:
         return
     for weight, bonus, cost in NGRAM_WEIGHTS:
         model = LanguageModel(arpa, weight=weight, word_bonus=bonus, unknown_cost=cost)
+        judged = Recognizer(load_checkpoint(checkpoint), language_model=model)
         name = f"n-gram, {weight:g} / {bonus:g} / {cost:g}"
-        table.row(name, *timed(lambda model=model: search((), model)))
-    model = LanguageModel(arpa)
-    for weight in weights:
-        hot = table.hotwords(weight)
-        table.row(
-            f"n-gram, hot words of weight {weight:g}", *timed(lambda hot=hot: search(hot, model))
-        )
+        table.row(name, *transcribed(judged, waveforms, plain))
+    judged = Recognizer(load_checkpoint(checkpoint), language_model=LanguageModel(arpa))
+    for weight, options in hot.items():
+        name = f"n-gram, hot words of weight {weight:g}"
+        table.row(name, *transcribed(judged, waveforms, options))
 
 
 def main() -> None:
@@ -209,7 +183,7 @@ def main() -> None:
     if args.mode == "accurate":
         accurate(recognizer, utterances, waveforms, known, args.weights)
     else:
-        fast(recognizer, utterances, waveforms, known, args.weights, args.language_model)
+        fast(args.checkpoint, utterances, waveforms, known, args.weights, args.language_model)
 
 
 if __name__ == "__main__":

@@ -76,12 +76,12 @@ def corrected(
     tokenizer: Tokenizer,
     draft: str,
     says: dict[str, dict[str, float]],
-    spellings: dict[str, str] | None = None,
+    phrases: dict[str, str] | None = None,
 ) -> tuple[str, dict[str, float]]:
     """The corrected text, and the probability of each word."""
     decoder: Decoder = Scripted(tokenizer, says)  # type: ignore[assignment]
     corrector = Corrector(decoder, tokenizer, KNOWN.__contains__)
-    (found,) = corrector(torch.zeros(1, 1, 1), torch.tensor([1]), [draft], [spellings or {}])
+    (found,) = corrector(torch.zeros(1, 1, 1), torch.tensor([1]), [draft], [phrases or {}])
     assert found.text.split() == list(found.words)
     return found.text, dict(zip(found.words, map(math.exp, found.logprobs), strict=True))
 
@@ -94,7 +94,6 @@ def corrected(
         ("the cat set", {" set": {" sat": 0.3}}, "The cat set"),
         ("the cat set", {" cat": {" house": 0.9}}, "The cat set"),
         ("the cat set", {" cat": {" Cat": 0.9}}, "The Cat set"),
-        ("you miss understand him", {" miss": {" misunderstand": 0.9}}, "You misunderstand him"),
         ("the cat set", {" cat": {",": 0.9}}, "The, cat set"),
         ("the cat set", {" cat": {".": 0.9}}, "The. Cat set"),
         ("the cat set", {" cat": {",": 0.3, ".": 0.4}}, "The. Cat set"),
@@ -102,6 +101,7 @@ def corrected(
         ("the cat set", {" set": {",": 0.7, " sat": 0.25}}, "The cat, sat"),
         ("an ice cream", {" cream": {"-": 0.9}}, "An ice-cream"),
         ("water mark", {" mark": {"mark": 0.9}}, "Watermark"),
+        ("water mark", {" mark": {"mark": 0.25, ",": 0.7}}, "Water, mark"),
         ("the cat set", {"": {".": 0.6, "": 0.3}}, "The cat set."),
         ("the cat set", {"": {".": 0.3, "": 0.6}}, "The cat set"),
         ("the cat set", {"": {"?": 0.4, ".": 0.3, " on": 0.2}}, "The cat set?"),
@@ -140,12 +140,28 @@ def test_a_words_probability_is_that_of_what_is_written(tokenizer):
     assert probabilities["cat"] == pytest.approx(0.75, rel=1e-3)
 
 
-def test_a_hot_word_stays_as_it_was_given(tokenizer):
-    says = {" care": {" car": 0.9}}
-    assert corrected(tokenizer, "market near care", says)[0] == "Market near car"
-    given = {"care": "Kearny"}
-    assert corrected(tokenizer, "market near care", says, given)[0] == "Market near Kearny"
-    assert corrected(tokenizer, "care", says, {"care": "care"})[0] == "Care"
+@pytest.mark.parametrize(
+    ("phrases", "text"),
+    [
+        ({}, "The bay, near car the."),
+        ({"care": "Kearny"}, "The bay, near Kearny the."),
+        ({"care": "care"}, "The bay, near care the."),
+        ({"near care": "Near Care"}, "The bay, Near Care the."),
+        ({"the day": "The Bay"}, "The Bay, near car the."),
+        ({"day the": "Day The"}, "The bay, near car the."),
+        ({"near care": "Near & Care"}, "The bay, near care the."),
+    ],
+)
+def test_a_hot_phrase_stays_and_is_written_as_it_was_given(tokenizer, phrases, text):
+    says = {" care": {" car": 0.9}, " day": {" bay": 0.9}, " near": {",": 0.9}, "": {".": 0.9}}
+    assert corrected(tokenizer, "the day near care the", says, phrases)[0] == text
+
+
+def test_two_words_become_one_unless_the_second_is_a_hot_word(tokenizer):
+    says = {" miss": {" misunderstand": 0.9}}
+    assert corrected(tokenizer, "you miss understand", says)[0] == "You misunderstand"
+    kept = corrected(tokenizer, "you miss understand", says, {"understand": "understand"})[0]
+    assert kept.endswith("understand") and len(kept.split()) == 3
 
 
 def test_what_is_beyond_the_decoders_longest_text_is_left(shipped_recognizer, speech):

@@ -135,7 +135,7 @@ def test_a_word_earns_in_any_casing_and_before_any_sign(tokenizer: Tokenizer, te
 
 @pytest.mark.parametrize("word", ["C#", "C++", "TCP/IP", "CI/CD"])
 def test_what_is_never_written_makes_nothing_else_likelier(tokenizer: Tokenizer, word: str) -> None:
-    assert LetterBias([Hotword(word)], Characters()).spellings == {}
+    assert LetterBias([Hotword(word)], Characters()).words == set()
     tokens = TokenBias([Hotword(word)], tokenizer)
     assert not tokens.bonuses(tokens.start).any()
     assert TokenBias([Hotword("AT&T")], tokenizer).bonuses(tokens.start).any()
