@@ -573,14 +573,17 @@ class Recognizer:
                 else (encoded[spoken], frames[spoken])
             ),
             [texts[i] for i in spoken],
-            [LetterBias(pieces[i].options.hotwords, self.characters).spellings for i in spoken],
+            [LetterBias(pieces[i].options.hotwords, self.characters).phrases for i in spoken],
         )
         for i, found in zip(spoken, corrected, strict=True):
             words: tuple[Word, ...] = ()
             if pieces[i].options.word_timestamps:
                 words = self._align(logprobs[i], found.text, pieces[i])
-            if words:
-                sure = list(map(math.exp, found.logprobs))
+            if words:  # the decoder's and the CTC head's together tell more than either
+                sure = [
+                    (math.exp(logprob) + word.confidence) / 2
+                    for logprob, word in zip(found.logprobs, words, strict=True)
+                ]
                 words = with_confidences(words, sure, self.config.calibration.fast)
             readings[i] = _Reading(found.text, found.avg_logprob, found.no_speech_prob, words)
         return readings
