@@ -29,7 +29,7 @@ FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 SAMPLE_RATE = 16_000
 COMMAND_SECONDS = 5.0  # a command is shorter, a sentence is not
 PAUSE_SECONDS = 0.4
-# A share of its words that an answer must have. The shipped model's fast mode misses a fifth of them.
+# A share of its words that an answer must have. The shipped model's fast mode misses an eighth of them.
 LEAST_RIGHT = 0.5
 CUE = re.compile(r"^\d+:\d\d:\d\d,\d{3} --> \d+:\d\d:\d\d,\d{3}$", re.MULTILINE)
 # Dealt from a pack of so many, shuffled anew each time, the shares of a mix are exact.

@@ -23,7 +23,10 @@ def validate(
     precision: AbstractContextManager[object],
     pause: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """WER (0 to 1) of both modes, as `wer_accurate` and `wer_fast`, and the share of looped texts.
+    """WER (0 to 1) of greedy search and of the CTC head, and the share of looped texts.
+
+    They are `wer_accurate` and `wer_fast`, though mode `fast` has the CTC head's text corrected: what is
+    taught is judged, without n-gram and decoder.
 
     Args:
         pause: called before each batch; what it raises ends the judging.

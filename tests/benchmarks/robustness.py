@@ -1,10 +1,11 @@
 """Word error rates in noise, in a room, over a telephone, at other tempos and from a poor MP3.
 
     python -m tests.benchmarks.robustness --manifest test.jsonl [--voices dev.jsonl] [--checkpoint DIR]
-        [--peers-python .venv-peers/bin/python]
+        [--peers-python .venv-peers/bin/python | --peer-from docs/robustness/robustness.json]
 
 A clip meets the same voices, noise and room in each run, whatever else is in the manifest. A peer hears
-the same samples, so that what a condition costs can be told from what it costs everybody.
+the same samples, so that what a condition costs can be told from what it costs everybody. It takes half
+an hour; since its texts do not depend on Steno, its figures can be those of a former run.
 """
 
 import argparse
@@ -104,6 +105,27 @@ def measure(
     return results
 
 
+def former(path: Path, clips: Sequence[Clip]) -> list[Result]:
+    """The peer's results in a former run's `robustness.json`.
+
+    Raises:
+        ValueError: that run was of other clips, or had no peer.
+    """
+    facts = json.loads(path.read_text())
+    here = len(clips), sum(clip.seconds for clip in clips)
+    there = facts["clips"], facts["seconds"]
+    if here != there:
+        raise ValueError(f"{path} is of {there} clips and seconds; the manifest has {here}")
+    found = [
+        Result(line["system"], line["condition"], Rate(**line["wer"]), line["times_clean"])
+        for line in facts["results"]
+        if line["system"] == PEER
+    ]
+    if [result.condition for result in found] != list(CONDITIONS):
+        raise ValueError(f"{path} does not have {PEER} in all conditions")
+    return found
+
+
 def markdown(results: Sequence[Result]) -> str:
     """A table with a line for each condition and two columns for each system."""
     systems = list(dict.fromkeys(result.system for result in results))
@@ -160,6 +182,9 @@ def main() -> None:
     parser.add_argument(
         "--peers-python", type=Path, help="Python with the peers' packages; without it no peer"
     )
+    parser.add_argument(
+        "--peer-from", type=Path, help="robustness.json of a former run, for the peer's figures"
+    )
     parser.add_argument("--limit", type=int, help="clips to take, the manifest's first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -168,6 +193,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     clips = read_clips(args.manifest, args.limit)
+    peers = former(args.peer_from, clips) if args.peer_from else []
     recognizer = Recognizer.load(args.checkpoint)
     systems: dict[str, Transcribe] = {
         f"Steno {mode}": steno(recognizer, mode) for mode in args.mode
@@ -176,7 +202,7 @@ def main() -> None:
         (system,) = (s for s in all_systems(str(args.checkpoint), ()) if s.name == PEER)
         systems[PEER] = partial(peer, system=system, python=args.peers_python, threads=args.threads)
     voices = read_clips(args.voices or args.manifest, None)
-    results = measure(systems, clips, voices, args.seed)
+    results = [*measure(systems, clips, voices, args.seed), *peers]
     table = markdown(results)
     print(table)
     for result in results:
