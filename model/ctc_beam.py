@@ -18,6 +18,9 @@ from model.tokenizer import Characters
 # How many prefixes are kept at most, how far below the best, and how improbable a letter may be in its
 # frame to be tried (natural logarithms); chosen on dev, see docs/experiments.md.
 BEAMS = 16
+# With hot words, as many of the best but for what they would lose by leaving one: else the beginnings of
+# a hundred words with a high weight take all places from what was said.
+SECURE_BEAMS = 8
 BELOW_BEST = 8.0
 UNLIKELY = -5.0
 # A frame where the blank is so probable says nothing but that no letter goes on.
@@ -62,6 +65,11 @@ class _Prefix:
     next_blank: float = _NEVER
     next_letter: float = _NEVER
     longer: "dict[int, _Prefix]" = field(default_factory=dict)
+
+    @property
+    def future(self) -> tuple[int, int, str, History | None]:
+        """What its continuations are judged by."""
+        return self.label, self.bias, self.word, self.history
 
     @property
     def score(self) -> float:
@@ -139,21 +147,33 @@ class CTCBeamSearch:
         return self._characters.decode(reversed(labels)).strip()
 
     def _best(self, reached: Iterable[_Prefix]) -> list[_Prefix]:
-        """The prefixes that are kept, the best first."""
-        scored = sorted(((p.score, i, p) for i, p in enumerate(reached)), reverse=True)
-        least = scored[0][0] - BELOW_BEST
-        beams: list[_Prefix] = []
-        futures = set()
-        for score, _, prefix in scored:
-            # What n-gram and hot words make of the rest is the same for all with the same last words.
-            future = prefix.label, prefix.bias, prefix.word, prefix.history
-            if score >= least and len(beams) < BEAMS and future not in futures:
-                beams.append(prefix)
-                if self._language_model is not None:
-                    futures.add(future)
-            else:  # should it be reached again, it starts afresh
+        """The prefixes that are kept."""
+        kept: dict[_Prefix, None] = {}
+        scored = [(prefix.score, i, prefix) for i, prefix in enumerate(reached)]
+        self._keep(scored, BEAMS, kept)
+        if self._bias.highest:
+            secure = [(score - self._bias.at_stake(p.bias), i, p) for score, i, p in scored]
+            self._keep(secure, SECURE_BEAMS, kept)
+        for _, _, prefix in scored:
+            if prefix not in kept:  # should it be reached again, it starts afresh
                 prefix.blank = prefix.letter = _NEVER
-        return beams
+        return list(kept)
+
+    def _keep(
+        self, scored: list[tuple[float, int, _Prefix]], most: int, kept: dict[_Prefix, None]
+    ) -> None:
+        """Keep the best of these, or leave them kept."""
+        scored = sorted(scored, reverse=True)
+        least = scored[0][0] - BELOW_BEST
+        futures: set[object] = set()
+        for score, _, prefix in scored:
+            if score < least or len(futures) == most:
+                return
+            # What n-gram and hot words make of the rest is the same for all with the same last words.
+            future = prefix if self._language_model is None else prefix.future
+            if future not in futures:
+                futures.add(future)
+                kept[prefix] = None
 
     def _grow(self, prefix: _Prefix, label: int) -> _Prefix:
         bias, earned = self._bias.step(prefix.bias, label)

@@ -97,9 +97,9 @@ class PhraseTree:
         after = self._find(node, symbol)
         return after, self._at_stake[after] - self._at_stake[node] + self._completed[after]
 
-    def leave(self, node: int) -> float:
-        """What a symbol earns that stands in no phrase."""
-        return -self._at_stake[node]
+    def at_stake(self, node: int) -> float:
+        """What a hypothesis there would lose with a symbol that stands in no phrase."""
+        return self._at_stake[node]
 
     def symbols(self, node: int) -> set[int]:
         """Those that lead from here to some place in a phrase."""
@@ -149,6 +149,10 @@ class LetterBias:
     def step(self, state: int, label: int) -> tuple[int, float]:
         """The state after a label, and what it earns."""
         return self._tree.step(state, EDGE if label == self._space else label)
+
+    def at_stake(self, state: int) -> float:
+        """What a text there has earned by the beginning of a hot word."""
+        return self._tree.at_stake(state)
 
     def end(self, state: int) -> float:
         """What the end of the text earns."""
@@ -214,8 +218,8 @@ class TokenBias:
                 if self._is_opening[token] == opens:
                     earned[token] = before + self._tree.step(node, token)[1]
         return (
-            at_edge + self._tree.leave(edge),
-            self._tree.leave(state),
+            at_edge - self._tree.at_stake(edge),
+            -self._tree.at_stake(state),
             torch.tensor(list(earned), dtype=torch.long),
             torch.tensor(list(earned.values()), dtype=torch.float32),
         )

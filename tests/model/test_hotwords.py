@@ -65,7 +65,7 @@ PHRASES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size
 def test_earned_is_what_was_completed_and_what_is_under_way(phrases, symbols) -> None:
     tree = PhraseTree([[(symbol, 1.0) for symbol in phrase] for phrase in phrases])
     node, total = walk(tree, symbols)
-    left = total + tree.leave(node)
+    left = total - tree.at_stake(node)
     ends = [
         i
         for i in range(len(symbols))
@@ -93,7 +93,7 @@ def test_symbols_are_those_that_earn_anything_else_than_leaving(phrases, before,
     tree = PhraseTree([[(s, 1.0) for s in phrase] for phrase in phrases])
     node, _ = walk(tree, before)
     if symbol not in tree.symbols(node):
-        assert tree.step(node, symbol) == (PhraseTree.ROOT, tree.leave(node))
+        assert tree.step(node, symbol) == (PhraseTree.ROOT, -tree.at_stake(node))
 
 
 @pytest.mark.parametrize(

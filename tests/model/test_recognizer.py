@@ -4,6 +4,7 @@ import json
 import math
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -102,6 +103,23 @@ def test_a_hot_word_is_written_where_it_sounds_so_and_nowhere_else(
     assert word not in before[0].split() and word in after[0].split()
     assert "kubernetes" not in after[0].lower()
     assert after[1] == before[1]
+
+
+def test_many_hot_words_that_nobody_said_leave_the_text_alone(shipped_recognizer, speech):
+    """Their beginnings must not take all places in the beam, however high their weight."""
+    names = (
+        "abalone bergez blanco bordeaux claret collander dainty decorum derivatively deterioration"
+        " diced display entangled felix fillmore glorification gourmets harpies heidelberg"
+        " inexhausted intuitions isolation lighter liquors loftiest luncheon luscious menus"
+        " montgomery newberg nowadays odeon pessimistic poodle purity raisins rathskeller salad"
+        " shrimps simultaneousness specialty sprinkling strengthens suffocate unwearied vintage"
+    )
+    hotwords = tuple(Hotword(name, 10.0) for name in names.split())
+    hot = TranscribeOptions("fast", False, hotwords=hotwords)
+    (before,) = shipped_recognizer.transcribe([speech[0]], FAST).transcripts
+    (after,) = shipped_recognizer.transcribe([speech[0]], hot).transcripts
+    lost = Counter(words_of(before.text)) - Counter(words_of(after.text))
+    assert lost.total() <= 3
 
 
 def test_a_prompt_is_gone_on_with(shipped_recognizer, speech):
