@@ -18,8 +18,8 @@ from model.tokenizer import Characters
 # How many prefixes are kept at most, how far below the best, and how improbable a letter may be in its
 # frame to be tried (natural logarithms); chosen on dev, see docs/experiments.md.
 BEAMS = 16
-# With hot words, as many of the best but for what they would lose by leaving one: else the beginnings of
-# a hundred words with a high weight take all places from what was said.
+# With hot words so many more: the best, once what they would lose by leaving a hot word is taken off.
+# Else the beginnings of a hundred words with a high weight take all places from what was said.
 SECURE_BEAMS = 8
 BELOW_BEST = 8.0
 UNLIKELY = -5.0

@@ -364,7 +364,10 @@ class Recognizer:
                 questionable.add(i)
             readings.append(_Reading(text, decoded.avg_logprob, decoded.no_speech_prob, ()))
         timed = {i for i, p in enumerate(pieces) if p.options.word_timestamps}
-        doubtful |= {i for i in questionable if not self._hear(pieces[i], rows[i])}
+        for i in questionable:
+            bias = LetterBias(pieces[i].options.hotwords, self.characters)
+            if not self._hear(pieces[i], rows[i], bias):
+                readings[i] = _NOTHING
         if doubtful:  # what the CTC head hears cannot loop
             again = sorted(doubtful)
             own = (
@@ -528,8 +531,8 @@ class Recognizer:
                 )
         return ()
 
-    def _hear(self, piece: _Piece, logprobs: Tensor) -> str:
-        """What the CTC head hears in a piece.
+    def _hear(self, piece: _Piece, logprobs: Tensor, bias: LetterBias) -> str:
+        """What the CTC head hears in a piece, with its hot words.
 
         Few letters that it is unsure of are no speech. `logprobs` (frames, labels), valid frames only.
         """
@@ -538,7 +541,6 @@ class Recognizer:
         if not len(letters):  # an n-gram would find a word all the same
             return ""
         if piece.options.hotwords or self.language_model is not None:
-            bias = LetterBias(piece.options.hotwords, self.characters)
             text = CTCBeamSearch(self.characters, bias, self.language_model)(logprobs)
         else:
             (text,) = greedy_ctc(logprobs[None], torch.tensor([len(logprobs)]), self.characters)
@@ -561,7 +563,13 @@ class Recognizer:
             frames: int64 (batch,), valid frames of each piece.
             logprobs: (frames, labels) of each piece, of its valid frames.
         """
-        texts = [self._hear(*own) for own in zip(pieces, logprobs, strict=True)]
+        # The pieces of a recording have the same hot words.
+        wanted = [piece.options.hotwords for piece in pieces]
+        biases = {words: LetterBias(words, self.characters) for words in set(wanted)}
+        texts = [
+            self._hear(piece, own, biases[words])
+            for piece, own, words in zip(pieces, logprobs, wanted, strict=True)
+        ]
         spoken = [i for i, text in enumerate(texts) if text]
         readings = [_NOTHING] * len(pieces)
         if not spoken:
@@ -573,7 +581,7 @@ class Recognizer:
                 else (encoded[spoken], frames[spoken])
             ),
             [texts[i] for i in spoken],
-            [LetterBias(pieces[i].options.hotwords, self.characters).phrases for i in spoken],
+            [biases[wanted[i]].phrases for i in spoken],
         )
         for i, found in zip(spoken, corrected, strict=True):
             words: tuple[Word, ...] = ()

@@ -168,7 +168,7 @@ def test_what_is_beyond_the_decoders_longest_text_is_left(shipped_recognizer, sp
     recognizer = shipped_recognizer
     features, frames = recognizer.features(speech[0][None], torch.tensor([len(speech[0])]))
     with torch.inference_mode():
-        encoded = recognizer.network.encoder(features.to(torch.bfloat16), frames)
+        encoded = recognizer.network.encoder(features, frames)
     corrector = Corrector(recognizer.network.decoder, recognizer.tokenizer, None)
     draft = " ".join(["xq"] * 600)
     (found,) = corrector(encoded, frames, [draft], [{}])
