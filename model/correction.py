@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from model.draft import capitalized, likeness
+from model.draft import SENTENCE_ENDS, capitalized, likeness
 from model.network import Decoder
 from model.search import barred_tokens, no_speech_probs
 from model.tokenizer import Tokenizer
@@ -29,7 +29,6 @@ LEAST_LIKENESS_OF_TWO = 0.6
 LEAST_SIGN_PROB = 0.5
 # A hyphen joins two words, the others end a clause.
 SIGNS = (",", ".", "?", "!", "…", "-")  # the hyphen last
-SENTENCE_ENDS = (".", "?", "!", "…")
 # Places whose scores are computed at once: those of a whole batch would take hundreds of MB.
 PLACES_AT_ONCE = 64
 

@@ -14,7 +14,7 @@ from operator import sub
 
 from model.tokenizer import Tokenizer
 
-_SENTENCE_ENDS = (".", "?", "!")
+SENTENCE_ENDS = (".", "?", "!", "…")
 # A token of the guess gives way to one that is so like it, 1 being the same: after a wrong word the
 # decoder also repeats itself, or goes back to what it missed (docs/experiments.md).
 _ALIKE = 0.4
@@ -131,7 +131,7 @@ class Draft:
             if not any(map(str.isalnum, wanted)):  # a sign before the next word, or for another
                 parts.append(wanted)
                 if any(map(str.isalnum, piece)):
-                    parts.append(capitalized(piece) if wanted in _SENTENCE_ENDS else piece)
+                    parts.append(capitalized(piece) if wanted in SENTENCE_ENDS else piece)
             elif likeness(piece, wanted) >= _ALIKE:
                 parts.append(wanted)
                 left_out = True
@@ -172,7 +172,7 @@ class Draft:
     def next(self, most: int) -> list[int]:
         """At most so many tokens that may come next, the end among them."""
         start = place = self.place
-        ended = self._last in _SENTENCE_ENDS
+        ended = self._last in SENTENCE_ENDS
         signs = ""
         if self._last and not (_is_letter(self._last) or self._last == "-"):
             start += (self._text[place:] + " ").index(" ")
@@ -182,7 +182,7 @@ class Draft:
         text = signs + "".join(self._shown[start:])
         if ended or not self._last:
             text = capitalized(text)
-        closing = "" if (ended and not text) or text.endswith(_SENTENCE_ENDS) else "."
+        closing = "" if (ended and not text) or text.endswith(SENTENCE_ENDS) else "."
         # A word has at least one token.
         words = " ".join(text.split(" ")[: most + 1]) + closing
         tokens = self._tokenizer.pairs.encode(words, add_special_tokens=False).ids

@@ -23,8 +23,9 @@ from model.audio import SAMPLE_RATE
 from model.beam_search import beam_search
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.confidence import with_confidences
-from model.correction import SENTENCE_ENDS, Corrector
+from model.correction import Corrector
 from model.ctc_beam import CTCBeamSearch
+from model.draft import SENTENCE_ENDS
 from model.features import SAMPLES_PER_ENCODER_FRAME
 from model.hotwords import Hotword, LetterBias, TokenBias
 from model.lanes import Lanes
