@@ -27,9 +27,33 @@ def _attend(
         if added is not None:
             scores += added
         mixed = torch.matmul(scores.softmax(-1), values)
+    elif queries.shape[2] == 2 and keys.dtype == torch.bfloat16:
+        mixed = _attend_one_by_one(queries, keys, values, added)
     else:
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=added)
     return mixed.transpose(1, 2).flatten(-2)
+
+
+def _attend_one_by_one(
+    queries: Tensor, keys: Tensor, values: Tensor, added: Tensor | None
+) -> Tensor:
+    """`scaled_dot_product_attention` in two thirds of its time for two queries in bfloat16.
+
+    A search of many clips feeds two tokens of each. torch's kernel reads keys at the memory's speed for
+    one query, and calls a matrix product of oneDNN for more, which takes longer than the arithmetic. So
+    each query becomes a head of its own, and these share the keys.
+    """
+    rows, heads, length, width = queries.shape
+    frames = keys.shape[2]
+    if added is not None:
+        added = added.expand(rows, heads, -1, frames).reshape(rows * heads, -1, 1, frames)
+    mixed = F.scaled_dot_product_attention(
+        queries.reshape(rows * heads, length, 1, width),
+        keys.reshape(rows * heads, 1, frames, width).expand(-1, length, -1, -1),
+        values.reshape(rows * heads, 1, frames, width).expand(-1, length, -1, -1),
+        attn_mask=added,
+    )
+    return mixed.view(rows, heads, length, width)
 
 
 def _layer(

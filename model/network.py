@@ -127,8 +127,10 @@ def _attend_in_steps(
         mask = torch.ones(1, 1, 1, lengths[1], dtype=torch.bool)
     if mask is not None:
         mask = F.pad(mask, (0, more_keys, 0, more_queries if mask.shape[2] > 1 else 0))
-    queries = F.pad(queries, (0, 0, 0, more_queries))
-    keys, values = (F.pad(each, (0, 0, 0, more_keys)) for each in (keys, values))
+    if more_queries:  # padding by nothing copies
+        queries = F.pad(queries, (0, 0, 0, more_queries))
+    if more_keys:
+        keys, values = (F.pad(each, (0, 0, 0, more_keys)) for each in (keys, values))
     mixed = F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, is_causal=is_causal
     )

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from model.alignment import align_words, fits
@@ -30,7 +31,8 @@ from model.features import SAMPLES_PER_ENCODER_FRAME
 from model.hotwords import Hotword, LetterBias, TokenBias
 from model.lanes import Lanes
 from model.language_model import LanguageModel
-from model.precision import precisions
+from model.network import KERNEL_STEP
+from model.precision import has_amx_tiles, precisions
 from model.search import (
     AVG_LOGPROB_LIMIT,
     COMPRESSION_RATIO_LIMIT,
@@ -394,7 +396,14 @@ class Recognizer:
             own = [piece.waveform for piece in pieces[start : start + at_once]]
             waveforms = pad_sequence(own, batch_first=True).to(self.device)
             samples = torch.tensor([len(waveform) for waveform in own], device=self.device)
-            yield self.features(waveforms, samples)
+            features, frames = self.features(waveforms, samples)
+            if self.device.type == "cpu" and has_amx_tiles():
+                # oneDNN compiles its kernels anew for each length, and a server hears new ones only.
+                length = features.shape[2] // 2
+                positions = self.config.dimensions.audio_positions
+                more = min(-length % KERNEL_STEP, positions - length)
+                features = F.pad(features, (0, 2 * more))
+            yield features, frames
 
     def _encode(self, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Run encoder and CTC head over a group's parts.

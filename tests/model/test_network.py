@@ -14,6 +14,7 @@ from transformers.models.whisper.modeling_whisper import WhisperForConditionalGe
 
 from model.audio import load_audio
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from model.compiled_layer import _attend_one_by_one
 from model.features import LogMel
 from model.int8 import Int8Linear, Int8Weight
 from model.network import (
@@ -355,6 +356,23 @@ def test_the_compiled_layers_compute_what_the_others_do(
         decoder._compiled = []
     for compiled, plain in zip(*found, strict=True):
         torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["all", "by key", "by query"])
+def test_attention_one_by_one_is_that_of_all_queries_together(kind):
+    generator = torch.Generator().manual_seed(8)
+    q = torch.randn(2, 2, 3, 64, generator=generator).transpose(
+        1, 2
+    )  # (rows, heads, length, width)
+    k, v = torch.randn(2, 2, 3, 75, 64, generator=generator)
+    seen = {"by key": (2, 1, 1, 75), "by query": (2, 1, 2, 75)}.get(kind)
+    added = None
+    if seen is not None:
+        added = torch.where(torch.rand(seen, generator=generator) < 0.7, 0.0, -torch.inf)
+    exact = torch.nn.functional.scaled_dot_product_attention(q, k, v, added)
+    found = _attend_one_by_one(q, k, v, added)
+    torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
 
 
 @torch.inference_mode()

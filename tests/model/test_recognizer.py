@@ -187,6 +187,26 @@ def test_lanes_read_what_one_reads(random_folder, sound, threads):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("positions", [1500, 1010])
+def test_with_tiles_the_encoder_has_few_lengths_and_the_texts_stay(
+    random_checkpoint, sound, monkeypatch, positions
+):
+    dims = replace(random_checkpoint.config.dimensions, audio_positions=positions)
+    config = replace(random_checkpoint.config, dimensions=dims)
+    recognizer = Recognizer(replace(random_checkpoint, config=config), dtype="float32")
+    seen = []
+    recognizer.network.encoder.register_forward_hook(lambda _m, _x, y: seen.append(y.shape[1]))
+    waveforms = [sound(seconds, 3) for seconds in (0.3, 2.13, 3.7, 19.6)]
+    texts = []
+    for tiles in (False, True):
+        monkeypatch.setattr("model.recognizer.has_amx_tiles", lambda has=tiles: has)
+        texts.append([recognizer.transcribe([w], FAST).transcripts[0].text for w in waveforms])
+    assert seen[:4] == [40, 132, 210, 1005]  # 50 a second, and half a second after the end
+    assert seen[4:] == [64, 160, 224, min(1024, positions)]
+    assert any(texts[0])
+    assert texts[0] == texts[1]
+
+
 def test_an_error_in_a_lane_is_raised_when_all_have_ended(
     random_folder, sound, threads, monkeypatch
 ):
