@@ -64,6 +64,9 @@ CTC_LETTERS_PER_SECOND = 2.0
 # Most padded audio that a CPU's lane encodes at once: what a layer makes of more misses its cache, while
 # searching many clips together pays (docs/experiments.md).
 CPU_ENCODER_SECONDS = 30.0
+# And how much longer than its shortest piece the longest may be: to encode them apart costs less than to
+# compute what is padded.
+CPU_ENCODER_PADDING_SECONDS = 1.0
 # Longest stretch of a recording; a pause is sought from half of it on. Longer ones are slower, since
 # a doubt anywhere in one has all of it searched again, and have as many errors; shorter ones end
 # sentences that go on (docs/experiments.md). The network itself takes 29.5 s.
@@ -387,13 +390,28 @@ class Recognizer:
             readings[i] = replace(readings[i], words=words)
         return readings
 
+    def _parts(self, pieces: Sequence[_Piece]) -> list[list[_Piece]]:
+        """Cut a group, whose pieces are sorted by length, into what is encoded at once."""
+        if self.device.type != "cpu":
+            return [list(pieces)]
+        most = round(CPU_ENCODER_SECONDS * SAMPLE_RATE)
+        padding = round(CPU_ENCODER_PADDING_SECONDS * SAMPLE_RATE)
+        parts: list[list[_Piece]] = []
+        for piece in pieces:
+            length = len(piece.waveform)
+            if (
+                not parts
+                or length * (len(parts[-1]) + 1) > most
+                or length > len(parts[-1][0].waveform) + padding
+            ):
+                parts.append([])
+            parts[-1].append(piece)
+        return parts
+
     def _features(self, pieces: Sequence[_Piece]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and valid frames of a group of pieces, in the parts that are encoded at once."""
-        at_once = len(pieces)
-        if self.device.type == "cpu":  # the last one is the longest
-            at_once = max(1, round(CPU_ENCODER_SECONDS * SAMPLE_RATE) // len(pieces[-1].waveform))
-        for start in range(0, len(pieces), at_once):
-            own = [piece.waveform for piece in pieces[start : start + at_once]]
+        """Features and valid frames of a group of pieces, part by part."""
+        for part in self._parts(pieces):
+            own = [piece.waveform for piece in part]
             waveforms = pad_sequence(own, batch_first=True).to(self.device)
             samples = torch.tensor([len(waveform) for waveform in own], device=self.device)
             features, frames = self.features(waveforms, samples)

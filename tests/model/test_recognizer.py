@@ -207,6 +207,22 @@ def test_with_tiles_the_encoder_has_few_lengths_and_the_texts_stay(
     assert texts[0] == texts[1]
 
 
+def test_what_is_encoded_at_once_has_little_padding(random_recognizer, sound):
+    seen = []
+    encoder = random_recognizer.network.encoder
+    hook = encoder.register_forward_hook(lambda _m, given, _y: seen.append(given[1].tolist()))
+    seconds = (0.5, 2.0, 1.0, 1.2, 9.0, 10.0, 9.5, 10.5, 14.0)
+    together = random_recognizer.transcribe([sound(s, 4) for s in seconds], FAST).transcripts
+    hook.remove()
+    # Sorted, in one lane or two: no more than a second apart, and 30 s at most.
+    assert sorted(n for part in seen for n in part) == sorted(int(50 * s + 25) for s in seconds)
+    assert all(part[-1] - part[0] <= 50 and len(part) * (part[-1] - 25) <= 1500 for part in seen)
+    assert len(seen) < len(seconds)
+    for s, transcript in zip(seconds, together, strict=True):
+        (alone,) = random_recognizer.transcribe([sound(s, 4)], FAST).transcripts
+        assert transcript.text == alone.text
+
+
 def test_an_error_in_a_lane_is_raised_when_all_have_ended(
     random_folder, sound, threads, monkeypatch
 ):
