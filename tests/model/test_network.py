@@ -362,9 +362,8 @@ def test_the_compiled_layers_compute_what_the_others_do(
 @pytest.mark.parametrize("kind", ["all", "by key", "by query"])
 def test_attention_one_by_one_is_that_of_all_queries_together(kind):
     generator = torch.Generator().manual_seed(8)
-    q = torch.randn(2, 2, 3, 64, generator=generator).transpose(
-        1, 2
-    )  # (rows, heads, length, width)
+    # A view of (rows, length, heads, width), as the decoder's queries are.
+    q = torch.randn(2, 2, 3, 64, generator=generator).transpose(1, 2)
     k, v = torch.randn(2, 2, 3, 75, 64, generator=generator)
     seen = {"by key": (2, 1, 1, 75), "by query": (2, 1, 2, 75)}.get(kind)
     added = None
