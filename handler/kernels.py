@@ -9,9 +9,9 @@ CACHED_KERNELS = 64
 def bound_kernel_caches() -> None:
     """Keep a worker's memory from growing with every new length of audio and text.
 
-    oneDNN, and torch's layer above it, keep what they made for each shape of a product, 1,024 each: here
-    that is a gigabyte, which does not pay, since shapes hardly come again. To be called before the first
-    product of the process. What the environment says already stays.
+    oneDNN, and torch's layer above it, keep what they made for each shape of a product, 1,024 each:
+    here that is a gigabyte, which does not pay, since most shapes hardly come again. To be called
+    before the first product of the process. What the environment says already stays.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(CACHED_KERNELS))

@@ -39,9 +39,9 @@ def _attend_one_by_one(
 ) -> Tensor:
     """`scaled_dot_product_attention` in two thirds of its time for two queries in bfloat16.
 
-    A search of many clips feeds two tokens of each. torch's kernel reads keys at the memory's speed for
-    one query, and calls a matrix product of oneDNN for more, which takes longer than the arithmetic. So
-    each query becomes a head of its own, and these share the keys.
+    A search of many clips feeds two tokens of each. torch's kernel takes twice as long for two
+    queries as for one, though both need the same keys, which are most of what is read. So each query
+    becomes a head of its own, and these share the keys (docs/experiments.md).
     """
     rows, heads, length, width = queries.shape
     frames = keys.shape[2]
