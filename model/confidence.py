@@ -13,6 +13,9 @@ Floats = NDArray[np.float64]
 
 # An answer gives confidences with four digits; a logarithm beyond them would judge what no one sees.
 LEAST = 1e-4
+# Of the decoder in the mean of both; the CTC head has the rest. It tells the most on dev, see
+# docs/experiments.md.
+DECODER_SHARE = 0.7
 
 
 def logit(confidence: Floats) -> Floats:
@@ -55,12 +58,19 @@ class Calibrations:
 
 
 def with_confidences(
-    words: Sequence[Word], confidences: Sequence[float], calibration: Calibration | None
+    words: Sequence[Word], logprobs: Sequence[float], calibration: Calibration | None
 ) -> tuple[Word, ...]:
-    """The words with these confidences, calibrated where there is a calibration."""
-    if calibration is not None:
-        confidences = calibration(np.array(confidences)).tolist()
+    """The words as sure as decoder and CTC head are together, calibrated where there is a calibration.
+
+    Args:
+        words: as aligned, with the CTC head's confidences.
+        logprobs: natural logarithm of the decoder's probability of each word.
+        calibration: of the mode.
+    """
+    heard = np.array([word.confidence for word in words])
+    together = DECODER_SHARE * np.exp(logprobs) + (1 - DECODER_SHARE) * heard
+    confidences = together if calibration is None else calibration(together)
     return tuple(
         replace(word, confidence=confidence)
-        for word, confidence in zip(words, confidences, strict=True)
+        for word, confidence in zip(words, confidences.tolist(), strict=True)
     )

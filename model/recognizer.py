@@ -534,14 +534,14 @@ class Recognizer:
     def _with_decoder_confidences(
         self, words: tuple[Word, ...], decoded: Decoded
     ) -> tuple[Word, ...]:
-        """The aligned words, each as sure as the tokens that spell it were together."""
+        """The aligned words; the decoder is as sure of each as of the tokens that spell it."""
         spellings = iter(self.tokenizer.word_tokens(decoded.tokens))
-        sure = []
+        logprobs = []
         for word in words:
             # A dash on its own went with the word before it when they were aligned.
             places = [place for _ in word.word.split() for place in next(spellings)]
-            sure.append(math.exp(sum(decoded.logprobs[place] for place in places)))
-        return with_confidences(words, sure, self.config.calibration.accurate)
+            logprobs.append(sum(decoded.logprobs[place] for place in places))
+        return with_confidences(words, logprobs, self.config.calibration.accurate)
 
     def _align(self, logprobs: Tensor, text: str, piece: _Piece) -> tuple[Word, ...]:
         """Times of the words of a text, within the piece; none if it does not fit its frames.
@@ -615,12 +615,8 @@ class Recognizer:
             words: tuple[Word, ...] = ()
             if pieces[i].options.word_timestamps:
                 words = self._align(logprobs[i], found.text, pieces[i])
-            if words:  # the decoder's and the CTC head's together tell more than either
-                sure = [
-                    (math.exp(logprob) + word.confidence) / 2
-                    for logprob, word in zip(found.logprobs, words, strict=True)
-                ]
-                words = with_confidences(words, sure, self.config.calibration.fast)
+            if words:
+                words = with_confidences(words, found.logprobs, self.config.calibration.fast)
             readings[i] = _Reading(found.text, found.avg_logprob, found.no_speech_prob, words)
         return readings
 

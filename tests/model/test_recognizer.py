@@ -484,12 +484,15 @@ def test_an_invented_text_gives_way_to_what_the_ctc_head_heard(
     assert transcript.text == heard
 
 
-def test_a_word_is_as_sure_as_the_tokens_that_spell_it(random_recognizer, sound, monkeypatch):
+def test_the_decoder_is_as_sure_of_a_word_as_of_the_tokens_that_spell_it(
+    random_recognizer, sound, monkeypatch
+):
     text = "so - be it."
     tokens = random_recognizer.tokenizer.encode(text)  # a byte each, the spaces among them
     assert len(tokens) == len(text) + 1
     logprobs = dict(zip(range(12), [-0.1] * 12, strict=True))
     logprobs |= {1: -0.5, 2: -0.7, 11: -9.0, 12: -9.0}  # s, o, the full stop, the end
+    monkeypatch.setattr("model.confidence.DECODER_SHARE", 1.0)
     values = {"logprobs": tuple(logprobs.values())}
     decoded_as(random_recognizer, monkeypatch, text, **values)
     (transcript,) = random_recognizer.transcribe([sound(2.0, 1)]).transcripts
