@@ -124,18 +124,20 @@ def load_audio(
     Args:
         screen: looks first at what FFmpeg would read (`model.screening`).
 
-    Returns float32 samples (samples,), finite, mono, at 16 kHz: the mean of the channels, or the loudest
-    one where they cancel out. Where the container says that sound starts late or pauses, it is silent.
-    A file is known by its content; no name is looked at. Safe to call from several threads.
+    Returns float32 samples (samples,), finite, mono, at 16 kHz: the mean of the channels, or one of
+    the loudest where they cancel out. Where the container says that sound starts late or pauses, it is
+    silent. A file is known by its content; no name is looked at. Safe to call from several threads.
 
     Raises an `AudioError`; `OSError` when a path cannot be read; `ScreeningError`. A file is
-    `TruncatedAudio` when it holds at least 0.1 s less than it declares (WAV, FLAC, m4a, mp4, webm, and
-    MP3 with a Xing or Info header) or when its last Ogg page is cut. What declares nothing (MP3 without
-    that header, ADTS, a recording streamed into WAV or webm) plays until where it was cut.
+    `TruncatedAudio` when it holds at least 0.1 s less than it declares (WAV, FLAC, m4a, mp4, webm with
+    sound alone, and MP3 with a Xing or Info header) or when its last Ogg page is cut. What declares
+    nothing (MP3 without that header, ADTS, a recording streamed into WAV or webm) plays until where it
+    was cut.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         return _load(io.BytesIO(source), len(source), limits, screen)
-    with open(source, "rb") as file:
+    # Without its name: soundfile takes what is called *.raw for samples without a header.
+    with open(os.open(source, os.O_RDONLY), "rb") as file:
         return _load(file, os.fstat(file.fileno()).st_size, limits, screen)
 
 
@@ -201,7 +203,9 @@ def _collect(recording: _Recording, limits: AudioLimits) -> Tensor:
             raise AudioTooLong(
                 f"the recording goes on after the {longest:,.1f} s allowed; cut it into parts"
             )
-        pieces.append(resampler.push(torch.from_numpy(block)))
+        ready = resampler.push(torch.from_numpy(block))
+        if len(ready):  # a frame may be 40 samples, and an empty tensor as large as that
+            pieces.append(ready)
     if resampler is None:
         raise EmptyAudio("the file holds 0 samples of sound; was anything recorded?")
     pieces.append(resampler.flush())
@@ -304,10 +308,11 @@ def _open_wav(file: BinaryIO, size: int, screen: Screen | None) -> _Recording:
 
 def _wav_blocks(sound: soundfile.SoundFile) -> _Blocks:
     frames = max(1, _BLOCK // sound.channels)
-    with sound, np.errstate(invalid="ignore", over="ignore"):
+    mixer = _Mixer()
+    with sound:
         try:
             while len(block := sound.read(frames, dtype="float32", always_2d=True)):
-                yield sound.samplerate, _mixed(block.T)
+                yield sound.samplerate, mixer.mix(block.T)
         except soundfile.LibsndfileError as error:
             raise NotAudio(
                 f"the WAV's sound ({sound.subtype}) cannot be read ({error}); the file is damaged"
@@ -334,6 +339,7 @@ def _find_wav_data(file: BinaryIO, size: int) -> _WavData | None:
     """Walks the chunks, since libsndfile shortens a declared length to what is there."""
     order = ">" if file.read(12)[:4] == b"RIFX" else "<"
     position = 12
+    long = None  # an RF64's length of the data, which takes 64 bits (EBU Tech 3306)
     for _ in range(_MOST_CHUNKS):
         file.seek(position)
         header = file.read(8)
@@ -341,7 +347,11 @@ def _find_wav_data(file: BinaryIO, size: int) -> _WavData | None:
             break
         name, length = struct.unpack(f"{order}4sI", header)
         position += 8
+        if name == b"ds64":
+            long = int.from_bytes(file.read(16)[8:], "little")
         if name == b"data":
+            if long and length == 2**32 - 1:
+                return _WavData(declared=long, held=size - position, streamed=False)
             # Who writes into a pipe cannot know the length: 0, or about 2 or 4 GiB stand there.
             streamed = length >= 2**31 - 2**16 or (length == 0 and not _are_chunks(file, size))
             return _WavData(declared=length, held=size - position, streamed=streamed)
@@ -425,6 +435,7 @@ def _ffmpeg_blocks(container: InputContainer, declared: float | None) -> _Blocks
     from_zero = container.format.name.startswith("matroska")  # where its duration counts from
     start = 0 if from_zero or stream.start_time is None else stream.start_time
     packers: dict[tuple[str, str, int], AudioResampler] = {}
+    mixer = _Mixer()
     origin = Fraction(container.start_time or 0, av.time_base)
     silent = 0.0  # seconds that were filled with silence
     reached = seconds = 0.0
@@ -440,6 +451,8 @@ def _ffmpeg_blocks(container: InputContainer, declared: float | None) -> _Blocks
                 )
             try:
                 packet = next(packets, None)
+            except IndexError:  # PyAV 18.1, at the end, where a stream began in mid-file
+                packet = None
             except av.FFmpegError as error:  # nothing follows it
                 if declared is None:
                     raise TruncatedAudio(
@@ -464,7 +477,7 @@ def _ffmpeg_blocks(container: InputContainer, declared: float | None) -> _Blocks
                         silent += gap
                         yield from _silence(gap, frame.sample_rate)
                 for part in _packed(frame, packers):
-                    yield part.sample_rate, _to_mono(part)
+                    yield part.sample_rate, mixer.mix(_channels(part))
                     seconds += part.samples / part.sample_rate
             if packet.pts is not None:
                 reached = max(reached, (packet.pts + (packet.duration or 0) - start) * tick)
@@ -500,32 +513,46 @@ def _silence(seconds: float, rate: int) -> _Blocks:
         left -= size
 
 
-def _to_mono(frame: AudioFrame) -> NDArray[np.float32]:
+def _channels(frame: AudioFrame) -> NDArray[np.generic]:
+    """(channels, samples), whole numbers brought to the range from -1 to 1."""
     data = frame.to_ndarray()
-    channels = frame.layout.nb_channels
     if not frame.format.is_planar:
-        data = data.reshape(-1, channels).T
-    with np.errstate(invalid="ignore", over="ignore"):
-        if data.dtype.kind == "u":
-            data = data / 128 - 1
-        elif data.dtype.kind == "i":
-            data = data / 2.0 ** (8 * data.dtype.itemsize - 1)
-        return _mixed(data)
+        data = data.reshape(-1, frame.layout.nb_channels).T
+    if data.dtype.kind == "u":
+        data = data / 128 - 1
+    elif data.dtype.kind == "i":
+        data = data / 2.0 ** (8 * data.dtype.itemsize - 1)
+    return data
 
 
-def _mixed(channels: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The mean of the channels (channels, samples), or the loudest of them where they cancel out.
+class _Mixer:
+    """Mixes the blocks of a recording: the mean of the channels, or one of them where they cancel out.
 
     They do where one is wired the other way round. Channels that have nothing in common keep, in their
     mean, the sum of their powers over the square of their number; what falls far below has cancelled.
     """
-    if len(channels) == 1:
-        return np.ascontiguousarray(channels[0], np.float32)
-    mono = channels.mean(axis=0, dtype=np.float64)
-    powers = np.square(channels, dtype=np.float64).sum(axis=1)
-    if np.square(mono).sum() < _CANCELLED * powers.sum() / len(channels) ** 2:
-        mono = channels[powers.argmax()]
-    return mono.astype(np.float32)
+
+    def __init__(self) -> None:
+        self._powers = np.zeros(0)  # of each channel so far
+        self._chosen = 0
+
+    # Who collects the blocks refuses what is not finite.
+    @np.errstate(invalid="ignore", over="ignore")
+    def mix(self, channels: NDArray[np.generic]) -> NDArray[np.float32]:
+        """(channels, samples) → (samples,)."""
+        if len(channels) == 1:
+            return np.ascontiguousarray(channels[0], np.float32)
+        mono = channels.mean(axis=0, dtype=np.float64)
+        powers = np.square(channels, dtype=np.float64).sum(axis=1)
+        if len(powers) != len(self._powers):
+            self._powers, self._chosen = np.zeros(len(powers)), int(powers.argmax())
+        self._powers += powers
+        if np.square(mono).sum() < _CANCELLED * powers.sum() / len(channels) ** 2:
+            # Of two that are equally loud noise would choose anew each time, and turn the sound round.
+            if self._powers[self._chosen] < self._powers.max() / 2:
+                self._chosen = int(self._powers.argmax())
+            mono = channels[self._chosen]
+        return mono.astype(np.float32)
 
 
 def _has_xing(file: BinaryIO) -> bool:

@@ -616,7 +616,10 @@ class Recognizer:
             if pieces[i].options.word_timestamps:
                 words = self._align(logprobs[i], found.text, pieces[i])
             if words:
-                words = with_confidences(words, found.logprobs, self.config.calibration.fast)
+                each = iter(found.logprobs)
+                # A sign on its own went with the word before it when they were aligned.
+                sure = [sum(next(each) for _ in word.word.split()) for word in words]
+                words = with_confidences(words, sure, self.config.calibration.fast)
             readings[i] = _Reading(found.text, found.avg_logprob, found.no_speech_prob, words)
         return readings
 

@@ -131,7 +131,8 @@ def _read(content: bytes) -> Verdict:
         container = open_container(io.BytesIO(content))
     except av.FFmpegError:
         return Verdict.NOT_READ
-    with container, suppress(av.FFmpegError):  # damaged further on, as who decodes it will find
+    # Damaged further on, as who decodes it will find; or PyAV, where a stream began in mid-file.
+    with container, suppress(av.FFmpegError, IndexError):
         for stream in container.streams.audio[:1]:
             for _ in container.demux(stream):
                 pass

@@ -40,7 +40,7 @@ AUDIO = "audio"
 PIECE, LARGEST_PIECE = 1_000, 4_000
 # Raise it when recordings are decoded or judged otherwise, or pieces are kept otherwise: what was
 # measured before is then measured anew.
-VERSION = 2
+VERSION = 3
 
 
 class ShardError(ValueError):

@@ -30,6 +30,7 @@ from model.audio import (
     UnsupportedSampleRate,
     load_audio,
 )
+from model.screening import Screen
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CLIPS = [json.loads(line) for line in (FIXTURES / "manifest.jsonl").read_text().splitlines()]
@@ -55,11 +56,16 @@ def wav(samples: NDArray[np.float64], rate: int = SAMPLE_RATE, subtype: str = "P
 
 
 def with_ffmpeg(
-    seconds: float, rate: int, container: str, codec: str, options: dict[str, str] | None = None
+    seconds: float,
+    rate: int,
+    container: str,
+    codec: str,
+    options: dict[str, str] | None = None,
+    codec_options: dict[str, str] | None = None,
 ) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=options or {}) as output:
-        stream = output.add_stream(codec, rate=rate, layout="mono")
+        stream = output.add_stream(codec, rate=rate, layout="mono", options=codec_options)
         assert isinstance(stream, av.AudioStream)
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(tone(seconds, rate).T.astype(np.float32)), "fltp", "mono"
@@ -204,6 +210,41 @@ def test_channels_that_cancel_out_are_not_silence(
     assert torch.allclose(heard, torch.from_numpy(samples[:, 0]).float(), atol=1e-4)
 
 
+def in_stereo(samples: NDArray[np.float64], rate: int, container: str, codec: str) -> bytes:
+    """Samples (samples, 2) in the frames of a codec."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate, layout="stereo")
+        assert isinstance(stream, av.AudioStream)
+        stream.bit_rate = 256_000  # what is lost must not look like a change of channels
+        planes = np.ascontiguousarray(samples.T.astype(np.float32))
+        frame = av.AudioFrame.from_ndarray(planes, "fltp", "stereo")
+        frame.sample_rate = rate
+        frames = av.AudioResampler(
+            format=stream.codec_context.format.name,
+            frame_size=stream.codec_context.frame_size or 1024,
+        )
+        for part in [*frames.resample(frame), *frames.resample(None)]:
+            output.mux(stream.encode(part))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("container", "codec"), [("ipod", "aac"), ("webm", "libopus")])
+def test_of_channels_that_cancel_out_one_is_kept_throughout(container: str, codec: str) -> None:
+    """Noise makes now one, now the other louder, by next to nothing."""
+    samples = tone(2, 48_000, 2) * [1, -1]
+    samples += 0.001 * np.random.default_rng(0).standard_normal(samples.shape)
+    heard = load_audio(in_stereo(samples, 48_000, container, codec))
+    # Where the sound is turned round in mid-tone, its parts cancel out in the spectrum.
+    assert_is_tone(heard, 2, within=0.06)
+    middle = heard[8_000:24_000].numpy()
+    times = np.arange(len(middle)) / SAMPLE_RATE
+    assert abs(np.mean(middle * np.exp(-2j * np.pi * TONE * times))) == pytest.approx(
+        0.25, rel=0.05
+    )
+
+
 def test_channels_of_different_sound_are_both_heard() -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal((32_000, 2))
     heard = load_audio(wav(noise))
@@ -337,6 +378,7 @@ def test_what_is_not_audio_is_shown_and_the_formats_named(data: bytes) -> None:
 
 CUT: dict[str, Callable[[], bytes]] = {
     "wav": lambda: wav(tone(5, SAMPLE_RATE)),
+    "rf64": lambda: with_soundfile(tone(5, SAMPLE_RATE), SAMPLE_RATE, "RF64", "PCM_16"),
     "wav A-law": lambda: wav(tone(5, SAMPLE_RATE), subtype="ALAW"),
     "flac": lambda: flac(5),
     "mp3 with Xing header": lambda: with_ffmpeg(5, 44_100, "mp3", "libmp3lame"),
@@ -512,6 +554,35 @@ def test_each_error_has_a_code_of_its_own() -> None:
 def test_a_path_that_is_not_there_is_the_caller_s_error() -> None:
     with pytest.raises(FileNotFoundError):
         load_audio("no-such-file.wav")
+
+
+def test_a_name_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "recording.raw").write_bytes(wav(tone(1, SAMPLE_RATE)))
+    assert_is_tone(load_audio(tmp_path / "recording.raw"), 1)
+
+
+@pytest.mark.parametrize("screened", [False, True])
+def test_a_stream_that_begins_in_mid_file_costs_the_sound_nothing(screened: bool) -> None:
+    """As where a broadcast's recorder meets the next programme."""
+    data = bytearray(with_ffmpeg(2, 48_000, "mpegts", "aac"))
+    assert len(load_audio(data)) / SAMPLE_RATE == pytest.approx(2, abs=0.05)
+    starts = [p for p in range(0, len(data), 188) if data[p + 1] & 0x40 and data[p + 1] & 0x1F == 1]
+    data[starts[-1] + 2] = 0x7F  # a packet that begins a frame, with the number of another stream
+    samples = load_audio(data, screen=Screen() if screened else None)
+    assert 1.5 < len(samples) / SAMPLE_RATE < 2.05
+
+
+def test_short_frames_take_no_memory_of_their_own() -> None:
+    """The file's 24,000 frames of 2.5 ms give few pieces to be joined."""
+    pieces: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "model.audio._joined", lambda them: pieces.append(len(them)) or torch.cat(them)
+        )
+        load_audio(
+            with_ffmpeg(60, 48_000, "webm", "libopus", codec_options={"frame_duration": "2.5"})
+        )
+    assert pieces[0] < 100
 
 
 def test_threads_read_at_the_same_time() -> None:

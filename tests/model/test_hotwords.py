@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.checkpoint import load_checkpoint
-from model.hotwords import LETTER_BONUS, TOKEN_BONUS, Hotword, LetterBias, PhraseTree, TokenBias
+from model.hotwords import (
+    EDGE,
+    LETTER_BONUS,
+    TOKEN_BONUS,
+    Hotword,
+    LetterBias,
+    PhraseTree,
+    TokenBias,
+)
 from model.tokenizer import Characters, Tokenizer
 from tests.random_checkpoint import SHIPPED
 
@@ -148,13 +156,22 @@ def test_a_phrase_with_signs_inside_earns(tokenizer: Tokenizer) -> None:
     assert tokens_earned(tokens, tokenizer, "In O'Brien's house.") == pytest.approx(0)
 
 
-def test_bonuses_of_all_tokens_at_once_are_those_of_single_steps(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("text", ["In New York Newton", "new yorkers", "Newt", "a"])
+def test_bonuses_of_all_tokens_at_once_are_those_of_single_steps(
+    tokenizer: Tokenizer, text: str
+) -> None:
     tokens = TokenBias([Hotword("New York"), Hotword("Newton", 3.0)], tokenizer)
+
+    def single(state: int, token: int) -> float:
+        before = 0.0
+        if tokenizer.opens_word[token]:
+            state, before = tokens._tree.step(state, EDGE)
+        return before + tokens._tree.step(state, token)[1]
+
     state = tokens.start
-    for token in tokenizer.encode("In New York Newton"):
-        bonuses = tokens.bonuses(state)
-        assert bonuses.shape == (tokenizer.vocabulary,)
-        assert len(bonuses.unique()) > 1
+    for token in tokenizer.encode(text):
+        expected = [single(state, each) for each in range(tokenizer.vocabulary)]
+        assert tokens.bonuses(state).tolist() == pytest.approx(expected)
         state = tokens.step(state, token)
 
 
