@@ -71,7 +71,12 @@ class Objects(ABC):
 
     @abstractmethod
     def stream(self, key: str, stat: Stat, start: int = 0) -> Iterator[bytes]:
-        """Yield an object's bytes from offset `start`; Conflict if it is no longer `stat`."""
+        """Yield an object's bytes from offset `start`.
+
+        Raises:
+            Conflict: it is no longer `stat`.
+            Corrupted: the whole object has not the checksum that came with it (S3).
+        """
 
     @abstractmethod
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
@@ -92,8 +97,9 @@ class Objects(ABC):
         """Fetch an object to `path`, which changes only when everything is there and verified.
 
         What a former, interrupted call brought is gone on with. The bytes are compared with
-        `sha256`, else with the digest that the upload noted (S3); if they differ, they are removed.
-        Processes that fetch the same to the same place wait for each other.
+        `sha256`, else with the digest that the upload noted (S3), which `stat` has unless it is of a
+        list, and with the checksum that the server (S3) sends with a whole object; if they differ, they
+        are removed. Processes that fetch the same to the same place wait for each other.
 
         Args:
             stat: what is wanted, where it is known already: that and nothing that replaced it.
@@ -108,11 +114,11 @@ class Objects(ABC):
         state = hashlib.sha256(f"{path.name}\n{stat.tag}".encode()).hexdigest()[:24]
         partial = path.with_name(f".{state}.partial")
         with _locked(partial) as file:
-            for chunk in self.stream(key, stat, start=file.seek(0, os.SEEK_END)):
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
             try:
+                for chunk in self.stream(key, stat, start=file.seek(0, os.SEEK_END)):
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
                 self._verify(key, partial, stat.size, sha256 or stat.sha256)
             except Corrupted:
                 partial.unlink()

@@ -107,9 +107,7 @@ class S3Objects(Objects):
             try:
                 return Document(found["Body"].read(), found["ETag"])
             except FlexibleChecksumError:
-                raise Corrupted(
-                    f"{self.location(key)} does not have the checksum of what was written"
-                ) from None
+                raise self._spoilt(key) from None
             except BROKEN:
                 stat = Stat(found["ContentLength"], found["ETag"])
                 return Document(b"".join(self.stream(key, stat)), stat.tag)
@@ -118,18 +116,19 @@ class S3Objects(Objects):
         """See Objects."""
         position, failures = start, 0
         while position < stat.size:
+            # A part of an object comes without the checksum that botocore compares.
+            part: dict[str, Any] = {"Range": f"bytes={position}-"} if position else {}
             with self._errors(key):
                 found = self._client.get_object(
-                    Bucket=self._bucket,
-                    Key=self._key(key),
-                    Range=f"bytes={position}-",
-                    IfMatch=stat.tag,
+                    Bucket=self._bucket, Key=self._key(key), IfMatch=stat.tag, **part
                 )
             try:
                 for chunk in found["Body"].iter_chunks(CHUNK_BYTES):
                     position += len(chunk)
                     failures = 0
                     yield chunk
+            except FlexibleChecksumError:
+                raise self._spoilt(key) from None
             except BROKEN as error:
                 failures += 1
                 if failures == self._attempts:
@@ -185,6 +184,12 @@ class S3Objects(Objects):
             return self.read(key).data == data
         except NotFound:
             return False
+
+    def _spoilt(self, key: str) -> Corrupted:
+        return Corrupted(
+            f"{self.location(key)} does not have the checksum of what was written. If a second try ends "
+            "the same, the stored object is damaged"
+        )
 
     def _key(self, key: str) -> str:
         return self._prefix + check_key(key)

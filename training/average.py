@@ -65,7 +65,7 @@ def average(
         start_share: its weight.
 
     Raises:
-        CheckpointError: one cannot be read, or has other sizes than the first.
+        CheckpointError: one cannot be read, or has other sizes, labels or settings than the first.
         OSError: the first has no model card, or the output cannot be written.
         ValueError: the share is not one.
     """
@@ -77,6 +77,16 @@ def average(
     for folder, other in zip(named, others + before, strict=True):
         if other.config.dimensions != first.config.dimensions:
             raise CheckpointError(f"{folder} has other sizes than {folders[0]}")
+        same = ["tail_seconds", "multilingual", "language"]
+        if other not in before:  # of the start's CTC head nothing is taken
+            same.append("characters")
+        for name in same:
+            own, its = getattr(first.config, name), getattr(other.config, name)
+            if own != its:
+                raise CheckpointError(
+                    f"{folder} has {name} {its!r} and {folders[0]} {own!r}; only checkpoints that mean "
+                    "the same by their numbers have a mean"
+                )
     states = [checkpoint.network.state_dict() for checkpoint in (first, *others)]
     mean = {name: sum(s[name] for s in states) / len(states) for name in states[0]}
     if before:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from training.files import atomic_writer
-from training.sentences import END, PARAGRAPH, read_words, runs
+from training.sentences import END, PARAGRAPH, read_runs, runs
 from training.spoken import read_plain_text, words_of
 
 ORDERS = range(2, 6)
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     left_out += 1
 
     try:
-        held_out = {run for words in read_words(args.held_out) for run in runs(words)}
+        held_out = read_runs(args.held_out)
         counts = count(kept(), args.order)
         if not used:
             raise ValueError("the texts hold no sentence that can be used")

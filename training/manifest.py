@@ -7,6 +7,7 @@ that the caller can show it; nothing is dropped in silence.
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,10 +186,10 @@ def _utterance(line: bytes, folder: Path, exists: Callable[[Path], bool]) -> Utt
         audio_filepath=audio,
         duration=_duration(entry["duration"]),
         text=_string(entry, "text"),
-        speaker=_optional_string(entry, "speaker"),
+        speaker=_name(entry, "speaker"),
         label=_optional_string(entry, "label"),
         written=_optional_string(entry, "written"),
-        group=_optional_string(entry, "group"),
+        group=_name(entry, "group"),
     )
 
 
@@ -222,6 +223,12 @@ def _string(entry: dict[str, Any], key: str) -> str:
     except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
         raise _UnusableLine(f"{key} holds half a character: {_short(value)}") from error
     return value
+
+
+def _name(entry: dict[str, Any], key: str) -> str | None:
+    """In one spelling: macOS decomposes accents, and who is spelled in two ways would be two people."""
+    name = _optional_string(entry, key)
+    return None if name is None else unicodedata.normalize("NFC", name).strip()
 
 
 def _optional_string(entry: dict[str, Any], key: str) -> str | None:

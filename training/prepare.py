@@ -435,9 +435,10 @@ def split_by_speaker(
     """Give each speaker to one split, by a hash of seed and name alone.
 
     So a speaker stays where he is while the data grow: nobody whom an earlier training has heard comes
-    into test. The price is that shares are met by chance: of 200 speakers 10 give or take 3 are in a
-    split of 0.05. Where there are so few that a split would have none, it gets the one who is nearest.
-    Utterances without a speaker stay together, as if one person had spoken them.
+    into test, once there are some ten speakers (of fewer, the hashes of nearly all may lie in test).
+    The price is that shares are met by chance: of 200 speakers 10 give or take 3 are in a split of 0.05.
+    Where there are so few that a split would have none, it gets the one who is nearest. Utterances
+    without a speaker stay together, as if one person had spoken them.
 
     Raises:
         PreparationError: there are fewer speakers than splits.

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from whisper_normalizer.english import EnglishTextNormalizer
+from whisper_normalizer.english import EnglishSpellingNormalizer, EnglishTextNormalizer
 
 from model.audio import AudioError, load_audio
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
@@ -35,6 +35,7 @@ from training.padded import transcribe_padded
 _CHUNK = 64
 _PUNCTUATION = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 _normalize = EnglishTextNormalizer()
+_spelling = EnglishSpellingNormalizer()  # British to American
 
 
 def written_form(spoken: str, heard: str) -> str:
@@ -45,8 +46,9 @@ def written_form(spoken: str, heard: str) -> str:
         heard: a recognizer's text of the same audio.
 
     Returns:
-        The words of `spoken`, in order, in the dress of `heard`. A word that stands only in `heard` is
-        left out, its closing punctuation kept.
+        The words of `spoken`, in order and in their spelling, in the dress of `heard`. A word that
+        stands only in `heard` is left out, its closing punctuation kept. What scoring takes for the same
+        may come as it was heard: "20" for "twenty", "Mr." for "mister", "I'm" for "i am".
     """
     words, dressed = spoken.split(), heard.split()
     matcher = SequenceMatcher(
@@ -55,7 +57,7 @@ def written_form(spoken: str, heard: str) -> str:
     result: list[str] = []
     for kind, a, b, c, d in matcher.get_opcodes():
         if kind == "equal":
-            result += dressed[c:d]
+            result += [_spelled(a, b) for a, b in zip(words[a:b], dressed[c:d], strict=True)]
             continue
         said, replaced = words[a:b], dressed[c:d]
         if _bare(" ".join(said)) == _bare(" ".join(replaced)):  # "father-in-law", "20"
@@ -80,6 +82,14 @@ def written_form(spoken: str, heard: str) -> str:
 def _bare(word: str) -> str:
     """A word as it counts in scoring, so that "Mr." is "mister"."""
     return _normalize(word).strip() or word
+
+
+def _spelled(said: str, heard: str) -> str:
+    """What was heard, in the spelling of who said it: "colour" stays British."""
+    core = _parts(heard)[1].lower()
+    if said.lower() != core and _spelling(said) == _spelling(core):
+        return _dress(said, heard, close=True)
+    return heard
 
 
 def _dress(word: str, model: str, close: bool) -> str:

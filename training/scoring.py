@@ -104,7 +104,8 @@ class Rate:
     """Errors for each word (or character) of the reference, with a 95 % interval.
 
     The interval is the percentile bootstrap over utterances: how far the rate would vary with
-    other utterances of the same speakers. Speakers are not resampled.
+    other utterances of the same speakers. Speakers are not resampled. Of a handful of utterances it is
+    far too narrow; of one it has no width and says nothing.
     """
 
     errors: int

@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heapreplace
 from pathlib import Path
 
 from training.files import write_text
-from training.manifest import read_manifest
+from training.manifest import Rejected, Utterance, read_manifest
 from training.spoken import read_plain_text, simple_signs, words_of
 
 KNOWN = 2  # a word that is said so often in training is not sought
@@ -121,13 +121,36 @@ def choose(
 
 
 def read_words(manifests: Iterable[Path]) -> Iterator[list[str]]:
-    """Words of each utterance; rejected lines are named."""
+    """Words of each utterance, whose recordings need not be here; rejected lines are named."""
     for manifest in manifests:
-        utterances, rejected = read_manifest(manifest)
+        utterances, rejected = _read_texts(manifest)
         for line in rejected:
             print(f"{manifest}:{line.line}: left out: {line.reason}", file=sys.stderr)
         for utterance in utterances:
             yield words_of(utterance.text)
+
+
+def read_runs(manifests: Iterable[Path]) -> set[tuple[str, ...]]:
+    """The `runs` of all texts that are held out; their recordings need not be here.
+
+    Raises ValueError for a line that cannot be read: what it says would not be held out.
+    """
+    found: set[tuple[str, ...]] = set()
+    for manifest in manifests:
+        utterances, rejected = _read_texts(manifest)
+        if rejected:
+            first = rejected[0]
+            raise ValueError(
+                f"{manifest}:{first.line}: {first.reason}; its text would not be held out. Mend or "
+                f"remove this line{f' and {len(rejected) - 1} more' if rejected[1:] else ''}"
+            )
+        for utterance in utterances:
+            found |= runs(words_of(utterance.text))
+    return found
+
+
+def _read_texts(manifest: Path) -> tuple[list[Utterance], list[Rejected]]:
+    return read_manifest(manifest, exists=lambda path: True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         known = Counter(word for words in read_words(args.train) for word in words)
-        held_out = {run for words in read_words(args.held_out) for run in runs(words)}
+        held_out = read_runs(args.held_out)
         found = {s.words: s for book in args.book for s in sentences_of(read_plain_text(book))}
         sentences = [s for s in found.values() if held_out.isdisjoint(runs(s.words))]
         sought = sought_words(sentences, known)

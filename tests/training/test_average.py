@@ -1,12 +1,15 @@
 """The mean of checkpoints."""
 
+import json
 import subprocess
 import sys
 
+import pytest
 import torch
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import CheckpointError, load_checkpoint
 from tests.random_checkpoint import make_random_checkpoint
+from training.average import average
 
 
 def test_each_weight_is_the_mean(tmp_path):
@@ -35,3 +38,16 @@ def test_a_start_is_mixed_in_but_for_the_ctc_head(tmp_path):
     )
     assert refused.returncode == 2
     assert "the start's share is 1.5; it must be from 0 to 1" in refused.stderr
+
+
+def test_what_means_other_things_by_its_numbers_has_no_mean(tmp_path):
+    one, other = (make_random_checkpoint(tmp_path / str(seed), seed) for seed in range(2))
+    config = json.loads((other / "config.json").read_text())
+    letters = config["characters"]
+    (other / "config.json").write_text(json.dumps(config | {"characters": letters[::-1]}))
+    with pytest.raises(CheckpointError, match=r"1 has characters .* and .*0 "):
+        average([one, other], tmp_path / "mean")
+    average([one], tmp_path / "mixed", start=other)  # nothing is taken of the start's CTC head
+    (other / "config.json").write_text(json.dumps(config | {"tail_seconds": 0.3}))
+    with pytest.raises(CheckpointError, match=r"1 has tail_seconds 0.3 and .*0 0.5"):
+        average([one], tmp_path / "mixed again", start=other)

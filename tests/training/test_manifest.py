@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,23 @@ def test_a_bad_line_is_listed_and_its_neighbours_are_read(
     assert rejected[0].manifest == folder / "manifest.jsonl"
 
 
+def test_a_speaker_in_two_spellings_of_unicode_is_one(folder: Path) -> None:
+    entries = [
+        {
+            "audio_filepath": f"{number}.wav",
+            "duration": 1,
+            "text": "a",
+            "speaker": name,
+            "group": name,
+        }
+        for number, name in enumerate(["Jos\u00e9", "Jose\u0301", " Jos\u00e9 "])
+    ]
+    path = folder / "names.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    utterances, _ = read_manifest(path, exists=lambda path: True)
+    assert [(u.speaker, u.group) for u in utterances] == [("Jos\u00e9", "Jos\u00e9")] * 3
+
+
 def test_the_second_line_for_one_file_is_rejected(folder: Path) -> None:
     again = {**GOOD, "audio_filepath": "../" + folder.name + "/a.wav"}
     utterances, rejected = read_manifest(manifest_of(folder, GOOD, again))
@@ -112,6 +130,7 @@ def test_a_manifest_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
+name = text.map(lambda given: unicodedata.normalize("NFC", given).strip())
 
 
 @settings(deadline=None)
@@ -120,7 +139,8 @@ text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
         st.tuples(
             st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
             text,
-            *[st.none() | text] * 3,
+            st.none() | name,
+            *[st.none() | text] * 2,
         ),
         max_size=4,
     )

@@ -30,6 +30,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "manifest.jsonl"
         ("in london", "in Londen", "In London"),
         ("hello", "", "Hello"),
         ("", "Thank you.", ""),
+        ("the colour", 'The "Color".', 'The "Colour".'),
+        ("organised in grey", "Organized in gray!", "Organised in grey!"),
+        ("i am going", "I'm going.", "I'm going."),
     ],
 )
 def test_examples(spoken, heard, written):

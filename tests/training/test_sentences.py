@@ -1,6 +1,7 @@
 """Sentences from books: which are read in one way only, and that the choice pays and leaks nothing."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training import language_model
 from training.sentences import (
     FREQUENT,
     KNOWN,
@@ -117,6 +119,28 @@ def test_command_chooses_what_training_lacks_and_nothing_that_is_held_out(
     chosen = (tmp_path / "words.txt").read_text().splitlines()
     assert sorted(chosen) == sorted(set(book) - {book[0]})
     assert "1 are too like held-out texts" in capsys.readouterr().out
+    # Texts are held out where their recordings are not.
+    for path in tmp_path.glob("*.wav"):
+        path.unlink()
+    assert main(list(map(str, arguments))) == 0
+    assert (tmp_path / "words.txt").read_text().splitlines() == chosen
+
+
+@pytest.mark.parametrize("tool", [main, language_model.main])
+def test_a_held_out_line_that_cannot_be_read_ends_it(
+    tool: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "book.txt").write_text("The quick brown fox jumps over the lazy dog.")
+    held_out = tmp_path / "test.jsonl"
+    held_out.write_text('{"audio_filepath": "1.wav", "duration": -1, "text": "a secret"}\n' * 2)
+    output = tmp_path / "output.txt"
+    own = ["--book", "--train", str(manifest(tmp_path / "train.jsonl", "a")), "--hours", "1"]
+    words = ["--text"] if tool is language_model.main else [*own[1:], own[0]]
+    command = [*words, str(tmp_path / "book.txt"), "--held-out", str(held_out)]
+    assert tool([*command, "--output", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert "test.jsonl:1: duration is -1" in error and "this line and 1 more" in error
+    assert not output.exists()
 
 
 def test_a_book_that_is_not_utf8_is_named(

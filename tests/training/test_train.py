@@ -236,6 +236,45 @@ def changed(config: TrainConfig, **values: object) -> TrainConfig:
     return TrainConfig(**{**config.model_dump(), **values})
 
 
+@pytest.mark.parametrize(("select", "epoch"), [("accurate", 2), ("fast", 1), ("mean", 3)])
+def test_best_is_what_dev_likes_most_and_last_the_newest(quick, monkeypatch, select, epoch):
+    accurate, fast = [0.5, 0.3, 0.4], [0.2, 0.45, 0.25]
+    figures = [
+        {"wer_accurate": a, "wer_fast": f, "looped": 0.0}
+        for a, f in zip(accurate, fast, strict=True)
+    ]
+    left = iter(figures)
+    monkeypatch.setattr(module, "validate", lambda *_: next(left))
+    best = train(changed(quick, epochs=3, select=select))
+    kept = load_checkpoint(best).config.provenance
+    assert kept["dev"] == figures[epoch - 1]
+    assert kept["steps"] == 3 * epoch
+    assert load_checkpoint(quick.output / "last").config.provenance["dev"] == figures[2]
+
+
+def test_what_is_kept_is_the_running_average_and_each_part_has_its_rate(quick, monkeypatch):
+    """The average follows its formula from step to step."""
+    step, found, expected = module.step, {}, {}
+
+    def watched(run, progress):
+        if not expected:
+            expected.update({n: v.clone() for n, v in run.loss.network.state_dict().items()})
+        norm, rate = step(run, progress)
+        assert {g["lr"] / rate for g in run.optimizer.param_groups} == {1.0, 2.0}
+        decay = min(0.3, progress.step / (9 + progress.step))
+        for name, value in run.loss.network.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+        found.update(run.loss.network.state_dict())
+        return norm, rate
+
+    monkeypatch.setattr(module, "step", watched)
+    optimizer = {"learning_rate": 1e-2, "scales": {"ctc.": 2}, "warmup_steps": 0, "ema_decay": 0.3}
+    train(changed(quick, optimizer=optimizer))
+    kept = load_checkpoint(quick.output / "last").network.state_dict()
+    assert all(torch.allclose(kept[n], v, atol=1e-3) for n, v in expected.items())
+    assert not all(torch.allclose(kept[n], v, atol=1e-3) for n, v in found.items())
+
+
 def test_accumulated_batches_are_a_step_of_their_mean(quick, tmp_path, monkeypatch):
     """Three batches, two for a step: the last step of an epoch is of one."""
 
