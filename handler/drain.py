@@ -7,11 +7,15 @@
    step must last as long as the longest upload.
 4. End; Kubernetes stops the server.
 
-When `--timeout` is over it ends too, since Kubernetes would kill the server soon after.
+When `--timeout` is over it ends too, since Kubernetes would kill the server soon after. A java that
+hangs is killed at once: it would not hear SIGTERM, and Kubernetes would wait for it for all of the
+pod's grace period.
 """
 
 import argparse
 import contextlib
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import requests
 
 from handler import management
@@ -32,6 +37,8 @@ LOST_SECONDS = 3 * management.TIMEOUT_SECONDS
 # A worker that was killed has loaded the model again in less. One that TorchServe has given up does not
 # come back, and what waits for it would keep the pod for the whole timeout.
 WORKERLESS_SECONDS = 180.0
+# Where TorchServe's wrapper notes the number of java's process, in the server's temporary folder.
+PID_FILE = ".model_server.pid"
 
 
 class NoWorkerError(ManagementError):
@@ -59,6 +66,9 @@ class Drain:
         Args:
             idle: whether nothing waits and nothing is worked on. Raises ManagementError when the
                 server cannot be asked, NoWorkerError when nobody would answer what waits.
+
+        Raises:
+            ManagementError: the server could not be asked for LOST_SECONDS.
         """
         deadline = time.monotonic() + self.timeout
         time.sleep(max(0.0, min(self.propagation, self.timeout)))
@@ -74,7 +84,7 @@ class Drain:
                 quiet = False
             except ManagementError:
                 if time.monotonic() - answered_at > LOST_SECONDS:
-                    return False
+                    raise
                 quiet = False
             if not quiet:
                 quiet_since = time.monotonic()
@@ -107,6 +117,18 @@ def batch_delay(url: str) -> float:
         return 0.0
 
 
+def kill_java(folder: Path) -> bool:
+    """Kill the java of the server whose temporary folder this is; False if there is none."""
+    try:
+        process = psutil.Process(int((folder / PID_FILE).read_text()))
+        if process.name() != "java":  # its number is another's by now
+            return False
+        os.kill(process.pid, signal.SIGKILL)
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return False
+    return True
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Drain; the exit status is 1 when requests may have been lost."""
     parser = argparse.ArgumentParser(prog="python -m handler.drain", description=__doc__)
@@ -128,10 +150,18 @@ def main(arguments: list[str] | None = None) -> int:
     settle = batch_delay(options.management) + options.settle
     # A server that took long to answer has used up some of the time.
     left = options.timeout - (time.monotonic() - start)
-    served = Drain(options.propagation, settle, left).wait(
-        partial(is_idle, options.management, options.folder)
-    )
+    lost: ManagementError | None = None
+    try:
+        served = Drain(options.propagation, settle, left).wait(
+            partial(is_idle, options.management, options.folder)
+        )
+    except ManagementError as error:
+        served, lost = False, error
     after = f"after {time.monotonic() - start:.1f} s"
+    if lost is not None:
+        found = "java was killed" if kill_java(options.folder) else "there is no java"
+        print(f"gave up {after}: {lost}; {found}, requests may be lost", file=sys.stderr)
+        return 1
     if not served:
         print(f"gave up {after}: requests may be lost", file=sys.stderr)
         return 1

@@ -38,6 +38,23 @@ class KubernetesServing(Serving):
     timeout: float = 1800.0
     poll: float = POLL_SECONDS
 
+    def require_pods(self) -> None:
+        """Raises ServingError for a release that is scaled to zero: no call of ours wakes it."""
+        what = f"Deployment {self.namespace}/{self.deployment}"
+        try:
+            found = _api().read_namespaced_deployment(
+                self.deployment, self.namespace, _request_timeout=cluster.REQUEST_SECONDS
+            )
+        except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+            if cluster.passes(error):
+                return  # who waits for the pods has more patience
+            raise _problem(what, error) from None
+        if found.spec.replicas == 0:
+            raise ServingError(
+                f"{what} is scaled to zero. Set autoscaling.minReplicas to 1 for the run, and repeat "
+                "this step"
+            )
+
     def take_up(self, version: str) -> Endpoint:
         """Replace the pods, as `kubectl rollout restart` does, and wait until all are ready.
 

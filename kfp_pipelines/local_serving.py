@@ -65,6 +65,9 @@ class LocalServing(Serving):
     store: ModelStore
     timeout: float = 300.0
 
+    def require_pods(self) -> None:
+        """See Serving; it has one server, always."""
+
     def take_up(self, version: str) -> Endpoint:
         """Wait until the release has dealt with the pointer as it is now."""
         pointer = self.store.production()

@@ -201,7 +201,8 @@ def retraining(
             run=run,
         )
         _with_memory(_small(ingested), data_memory).set_display_name("Ingest")
-        with dsl.ParallelFor(ingested.output, name="prepare-parts") as shard:
+        # With a name of its own its parts are not found (kubeflow/pipelines #13239).
+        with dsl.ParallelFor(ingested.output) as shard:
             part = components.prepare(store=store, shard=shard, criteria=data_criteria)
             part.set_env_variable("STENO_CPUS", PREPARE_CPUS).set_cpu_request(PREPARE_CPUS)
             _cached(_in_any_pod(_with_memory(part, data_memory))).set_display_name("Prepare")

@@ -51,17 +51,24 @@ class Ending(BaseModel):
     state: str
     error: str = ""
 
-    @property
-    def succeeded(self) -> bool:
-        """Whether no step failed."""
-        return self.state == "SUCCEEDED"
+    def succeeded(self, found: dict[str, Note]) -> bool:
+        """Whether no step failed, which Kubeflow 2.14 to 2.17 does not always know by then.
+
+        It says COMPLETE, as ML Metadata does, and RUNNING where a loop lies inside the exit handler
+        (kubeflow/pipelines #13321): then the last step that says something decides.
+        """
+        if self.state != "RUNNING":
+            return self.state in ("SUCCEEDED", "COMPLETE")
+        gate, roll_out = found.get("gate"), found.get(ROLL_OUT)
+        refused = gate is not None and gate.values.get("deploy") is False
+        return refused or (roll_out is not None and roll_out.values.get("state") == "serving")
 
 
 def summary(found: dict[str, Note], ending: Ending, run: str) -> str:
     """The run in Markdown: what it came to, then each step."""
     roll_out, gate = found.get(ROLL_OUT), found.get("gate")
     last = roll_out or gate
-    if ending.succeeded and last is not None:
+    if ending.succeeded(found) and last is not None:
         head = last.text
     else:
         head = f"The run failed{f': {ending.error}' if ending.error else ''}."

@@ -111,6 +111,10 @@ class Serving(ABC):
     """A serving release that takes up what the production pointer names."""
 
     @abstractmethod
+    def require_pods(self) -> None:
+        """Raises ServingError where the release has nothing that could take a version up."""
+
+    @abstractmethod
     def take_up(self, version: str) -> Endpoint:
         """Have the version served, and return when all of the release does.
 
@@ -123,7 +127,7 @@ class Serving(ABC):
 class Outcome:
     """What a roll-out came to, or has come to so far: `going back`."""
 
-    state: Literal["serving", "going back", "rolled back", "not serving"]
+    state: Literal["not started", "serving", "going back", "rolled back", "not serving"]
     version: str
     serves: str | None
     """The version that does, or is to again."""
@@ -153,6 +157,11 @@ def roll_out(
         StoreError: the pointer cannot be moved. Conflict: another run moved it meanwhile, so that
             the comparison no longer holds; nothing was changed.
     """
+    try:
+        serving.require_pods()
+    except ServingError as error:
+        reason = f"{version} cannot be tried: {error}. Production was not changed"
+        return Outcome("not started", version, expected, reason)
     previous = store.promote(version, expected=expected).previous
     try:
         heard = check(serving.take_up(version), probe)

@@ -579,7 +579,7 @@ def put_into_production(
     models = ModelStore.open(store_config(store))
     before = record.notes(models.objects, run).get(ROLL_OUT)
     found: dict[str, JsonValue] = before.values if before else {"state": "serving"}
-    if before and found.get("state") not in ("serving", "going back"):
+    if before and found.get("state") not in ("not started", "serving", "going back"):
         # Kubeflow repeats a step that failed: what was taken back must not be put in again.
         raise RollOutError(f"{before.text} This run does not try again; start another.")
     serving = _serving(settings, models)

@@ -1,5 +1,7 @@
 """When a drain ends, and what counts as work; test_pod.py has it on a real server."""
 
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from handler.busy import busy, is_busy
-from handler.drain import Drain, NoWorkerError, is_idle
+from handler.drain import PID_FILE, Drain, NoWorkerError, is_idle, main
 from handler.management import ManagementError, ModelState, describe
 from handler.server import Ports
 from training.package import ROOT
@@ -71,8 +73,34 @@ def test_a_server_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
         raise ManagementError("gone")
 
     start = time.monotonic()
-    assert not Drain(propagation=0.0, settle=0.1, timeout=60.0).wait(idle)
+    with pytest.raises(ManagementError, match="gone"):
+        Drain(propagation=0.0, settle=0.1, timeout=60.0).wait(idle)
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("name", ["java", "other"])
+def test_a_java_that_hangs_is_killed_and_nothing_else(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("handler.drain.LOST_SECONDS", 0.5)
+    shutil.copy(shutil.which("sleep") or "", tmp_path / name)
+    process = subprocess.Popen([tmp_path / name, "600"])
+    try:
+        process.send_signal(signal.SIGSTOP)
+        (tmp_path / PID_FILE).write_text(str(process.pid))
+        url = f"http://127.0.0.1:{Ports.free().management}"
+        command = ["--propagation", "0", "--timeout", "60", "--folder", str(tmp_path)]
+        assert main([*command, "--management", url]) == 1
+        said = capsys.readouterr().err
+        if name == "java":
+            assert process.wait(10) == -signal.SIGKILL
+            assert "java was killed" in said
+        else:
+            assert process.poll() is None
+            assert "there is no java" in said
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_what_waits_for_a_worker_that_was_given_up_does_not_keep_the_pod(

@@ -167,6 +167,21 @@ def test_long_names_that_begin_alike_share_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("release", ["my.app", "1st"])
+def test_a_release_whose_services_no_cluster_would_take_is_refused(release: str) -> None:
+    with pytest.raises(helm.HelmError, match="begins with a letter and has no dot: give fullname"):
+        render(REQUIRED, release=release)
+    assert render({**REQUIRED, "fullnameOverride": "speech"}, release=release)
+
+
+def test_the_notes_tell_whom_the_network_policy_keeps_out() -> None:
+    told = "nobody gets in but who is named in networkPolicy.from"
+    gateway = {"enabled": True, "parentRefs": [{"name": "public"}]}
+    assert told in notes({**REQUIRED, "gateway": gateway})
+    assert told in notes({**REQUIRED, "service": {"type": "LoadBalancer"}})
+    assert told not in notes(REQUIRED)
+
+
 def test_every_ending_of_a_name_is_refused_as_the_end_of_another_releases_name() -> None:
     monitoring = {part: {"enabled": True} for part in ("serviceMonitor", "rules", "dashboard")}
     values = {"monitoring": monitoring, "canary": {"enabled": True, "version": "v8", "weight": 0}}

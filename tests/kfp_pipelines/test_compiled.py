@@ -150,6 +150,14 @@ def test_every_graph_is_given_what_its_tasks_refer_to(
                     assert reference in given, name
 
 
+def test_what_a_loop_made_is_found_under_the_loops_name(tasks: dict[str, Any]) -> None:
+    """Kubeflow records a loop under its display name, and looks for it by its key."""
+    loops = {name: task for name, task in tasks.items() if "parameterIterator" in task}
+    assert loops
+    for name, task in loops.items():
+        assert task["taskInfo"]["name"] == name
+
+
 def test_every_step_finds_the_store_and_can_be_repeated(
     documents: tuple[dict[str, Any], dict[str, Any]], tasks: dict[str, Any]
 ) -> None:

@@ -43,9 +43,22 @@ def test_the_same_version_again_replaces_the_pods_again(cluster: KubernetesApi) 
     assert cluster.annotations != first
 
 
-def test_a_release_that_is_scaled_to_nothing_is_not_waited_for(cluster: KubernetesApi) -> None:
+def test_a_release_that_is_scaled_to_zero_cannot_be_rolled_out_on(cluster: KubernetesApi) -> None:
+    """Nothing would answer the probe."""
+    serving().require_pods()
     cluster.replicas = 0
-    serving().take_up("v7")
+    with pytest.raises(ServingError, match=r"scaled to zero\. Set autoscaling.minReplicas to 1"):
+        serving().require_pods()
+
+
+def test_an_api_that_is_busy_is_asked_for_pods_again_as_they_are_waited_for(
+    cluster: KubernetesApi,
+) -> None:
+    cluster.away, cluster.looks_away = 503, 1
+    serving().require_pods()
+    cluster.away, cluster.looks_away = 403, 1
+    with pytest.raises(ServingError, match="pipeline-rbac"):
+        serving().require_pods()
 
 
 def test_pods_that_do_not_get_ready_are_an_error_with_the_clusters_reason(

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from kfp_pipelines import record, steps
 from kfp_pipelines.rollout import (
@@ -29,6 +30,11 @@ class Release(Serving):
     def __init__(self, url: str, answers: dict[str, str | int | ServingError]) -> None:
         self.url, self.answers = url, answers
         self.taken: list[str] = []
+        self.empty = False
+
+    def require_pods(self) -> None:
+        if self.empty:
+            raise ServingError("the release is scaled to zero")
 
     def take_up(self, version: str) -> Endpoint:
         self.taken.append(version)
@@ -285,3 +291,44 @@ def test_a_run_that_was_rolled_back_fails_and_its_summary_says_so(
     found = record.notes(models.objects, "run-1")
     text = record.summary(found, record.Ending(state="FAILED"), "run-1")
     assert "The run failed. rolled back: v2 does not work" in text and "v1 serves" in text
+
+
+def test_an_empty_release_changes_nothing_and_the_step_can_be_repeated(
+    models: ModelStore, url: str, step: Step
+) -> None:
+    release = Release(url, {"v1": RIGHT, "v2": RIGHT})
+    release.empty = True
+    with pytest.raises(RollOutError, match="v2 cannot be tried: the release is scaled to zero"):
+        step(release)
+    assert serving(models) == "v1" and release.taken == []
+    assert "Production was not changed" in record.notes(models.objects, "run-1")["roll-out"].text
+    release.empty = False
+    step(release)
+    assert serving(models) == "v2"
+
+
+@pytest.mark.parametrize(
+    ("state", "values", "well"),
+    [
+        ("SUCCEEDED", {"state": "serving"}, True),
+        ("COMPLETE", {"state": "serving"}, True),
+        ("RUNNING", {"state": "serving"}, True),
+        ("RUNNING", {"state": "rolled back"}, False),
+        ("FAILED", {"state": "serving"}, False),
+        ("CANCELED", {"state": "serving"}, False),
+    ],
+)
+def test_the_summary_knows_a_run_that_went_well_by_any_name(
+    state: str, values: dict[str, JsonValue], well: bool
+) -> None:
+    found = {"publish": record.Note(text="v8"), "roll-out": record.Note(text="v8.", values=values)}
+    text = record.summary(found, record.Ending(state=state), "run-1")
+    assert ("The run failed." in text) is not well
+
+
+@pytest.mark.parametrize(("deploy", "well"), [(False, True), (True, False)])
+def test_a_run_whose_end_is_unknown_went_well_if_the_gate_refused(deploy: bool, well: bool) -> None:
+    """If it did not, the roll-out would have something to say."""
+    found = {"gate": record.Note(text="Decided.", values={"deploy": deploy})}
+    text = record.summary(found, record.Ending(state="RUNNING"), "run-1")
+    assert ("The run failed." in text) is not well

@@ -184,8 +184,8 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- $problems = append $problems (printf "the objects would be called %s, as those of the release %s end in -%s: choose another release name or fullnameOverride" (include "steno.fullname" $) (include "steno.fullname" $ | trimSuffix (printf "-%s" .)) .) -}}
 {{- end -}}
 {{- end -}}
-{{- if regexMatch "^[0-9]" (include "steno.fullname" $) -}}
-{{- $problems = append $problems (printf "the objects would be called %s, and a Service's name begins with a letter: give fullnameOverride" (include "steno.fullname" $)) -}}
+{{- if regexMatch "^[0-9]|[.]" (include "steno.fullname" $) -}}
+{{- $problems = append $problems (printf "the objects would be called %s, and a Service's name begins with a letter and has no dot: give fullnameOverride" (include "steno.fullname" $)) -}}
 {{- end -}}
 {{- if and $v.model.store $v.model.claim -}}
 {{- $problems = append $problems "model.store and model.claim are both set: give one of them" -}}
