@@ -23,6 +23,11 @@ ROOT = LOCUSTFILE.parent.parent
 # With the open loop's rate it is the load that objectives.yaml is written for.
 DEFAULTS = ("--headless", "--users", "1", "--run-time", "3m", "--only-summary")
 BROKEN = 2
+# Locust itself prints its help before it reads the locustfile, which has our options.
+HELP = (
+    "from locust.argument_parser import get_parser; import loadtest.locustfile;"
+    " get_parser().print_help()"
+)
 REPORT_SECONDS = 30.0
 
 
@@ -52,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     for_locust += ["--protocol", options.protocol]
     if options.help:
         parser.print_help()
-        return _locust(["--help"], {})
+        return _run([sys.executable, "-c", HELP], {})
     try:
         if options.host:
             signal.signal(signal.SIGTERM, _leave)  # as TorchServe's context does
@@ -82,9 +87,12 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _locust(arguments: list[str], variables: dict[str, str]) -> int:
     """Run Locust in a process of its own: it patches the standard library for gevent."""
+    return _run([sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments], variables)
+
+
+def _run(command: list[str], variables: dict[str, str]) -> int:
     # Its folder must find `loadtest`, from wherever this is called.
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, **variables}) as locust:
         try:
             return locust.wait()

@@ -123,6 +123,7 @@ def speed_table(results: Sequence[Result]) -> str:
 def peers_table(results: Sequence[Result], seed: int) -> str:
     """Each peer beside the Steno that is the fastest without more errors, on short clips.
 
+    The fastest is that on the fewest threads.
     Where each Steno has more errors, the one with the fewest stands there. A peer that gets many clips
     at once is set beside a Steno that does too.
     """

@@ -410,18 +410,29 @@ def measure(
     return rows, dict(short)
 
 
+def joined(clips: Sequence[Clip], seconds: float, rng: random.Random) -> Tensor:
+    """So many seconds of the clips, in another order each time that they come again.
+
+    Stretches between pauses are then of many lengths, as in a recording of one speech.
+    """
+    wanted = int(seconds * SAMPLE_RATE)
+    parts: list[Tensor] = []
+    while sum(map(len, parts)) < wanted:
+        parts += [clip.samples for clip in rng.sample(list(clips), len(clips))]
+    return torch.cat(parts)[:wanted]
+
+
 def measure_long(
     contest: Contest,
+    clips: Sequence[Clip],
     seconds: float,
     peers_python: Path | None,
     peers: Sequence[System],
     threads: int,
     folder: Path,
 ) -> str:
-    """RTFx on one long recording, joined from the clips: the recognizer and the batched peers."""
-    joined = torch.cat([clip.samples for clip in contest.clips])
-    samples = joined.repeat(int(np.ceil(seconds * SAMPLE_RATE / len(joined))))
-    samples = samples[: int(seconds * SAMPLE_RATE)]
+    """RTFx on one long recording, joined from clips: the recognizer and the batched peers."""
+    samples = joined(clips, seconds, contest.rng)
 
     def own() -> dict[str, float]:
         taken = {}
@@ -434,7 +445,7 @@ def measure_long(
     turns = [own()]
     rows = []
     if peers_python:
-        clip = Clip("long", contest.clips[0].utterance, samples, "")
+        clip = Clip("long", clips[0].utterance, samples, "")
         bench = Bench([clip], 1, peers_python, folder)
         for system in peers:
             if system.batched:
@@ -488,7 +499,8 @@ def main() -> None:
     # Before anything starts: all that follows inherits the cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     torch.set_num_threads(args.threads)
-    clips = draw_evenly(read_clips(args.manifest, None), args.limit)
+    all_clips = read_clips(args.manifest, None)
+    clips = draw_evenly(all_clips, args.limit)
     started_at = datetime.now(UTC)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="serving-")))
@@ -513,7 +525,7 @@ def main() -> None:
         }
         if args.long:
             texts["long"] = measure_long(
-                contest, args.long, args.peers_python, peers, args.threads, folder
+                contest, all_clips, args.long, args.peers_python, peers, args.threads, folder
             )
     facts: dict[str, Any] = {
         "command": f"python -m tests.benchmarks.serving {shlex.join(sys.argv[1:])}",

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -163,7 +164,8 @@ def main() -> None:
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     conditions = (
-        f"{len(clips)} clips, {audio / 60:.1f} minutes, medians of {args.rounds} rounds, by"
+        f"{len(clips)} clips, {audio / 60:.1f} minutes, medians of {args.rounds} rounds, on"
+        f" {datetime.now(UTC).date()} by"
         f" `python -m tests.benchmarks.settings {shlex.join(sys.argv[1:])}` on"
         f" {Machine.here(torch.device('cpu'))}. Load before: {load:.1f}."
     )

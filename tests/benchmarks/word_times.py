@@ -17,6 +17,7 @@ from torch import Tensor
 from model.audio import SAMPLE_RATE, load_audio
 from model.recognizer import Recognizer
 from training.manifest import read_manifest
+from training.spoken import words_of
 
 JOINED = 6
 PAUSES = (0.3, 1.0)
@@ -53,7 +54,9 @@ def main() -> None:
         for utterance in utterances[first : first + JOINED]:
             pause = torch.zeros(int(drawn.uniform(*PAUSES) * SAMPLE_RATE))
             speech = trim(load_audio(utterance.audio_filepath))
-            truth.append((utterance.text.split()[0], (length + len(pause)) / SAMPLE_RATE))
+            truth.append(
+                (next(iter(words_of(utterance.text)), ""), (length + len(pause)) / SAMPLE_RATE)
+            )
             parts += [pause, speech]
             length += len(pause) + len(speech)
         (transcript,) = recognizer.transcribe([torch.cat(parts)]).transcripts
@@ -62,7 +65,7 @@ def main() -> None:
             near = [
                 w.start - start
                 for w in transcript.words
-                if w.word.strip(".,?!;:\"'").lower() == word and abs(w.start - start) < 2
+                if words_of(w.word)[:1] == [word] and abs(w.start - start) < 2
             ]
             if near:
                 errors.append(min(near, key=abs))

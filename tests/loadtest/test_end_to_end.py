@@ -39,6 +39,13 @@ def run(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
     return done.returncode, done.stdout + done.stderr, found
 
 
+def test_help_tells_our_options_and_locusts(tmp_path: Path) -> None:
+    code, output, _ = run(tmp_path, "--help")
+    assert code == 0
+    for option in ("--model-store", "--loop", "--answer-timeout", "--objectives", "--processes"):
+        assert f"  {option}" in output or f", {option}" in output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",

@@ -57,9 +57,30 @@ def test_what_counts_as_an_answer() -> None:
         *((200, b'{"text": ""}'), (200, b'{"text": "hello"}')),
     ):
         assert good.problem(status, body)
-    assert bad.problem(400, b"{}") is None and bad.problem(413, b"") is None
-    for status in (200, 401, 500, 503):
-        assert bad.problem(status, b"")
+    refusal = b'{"error": {"type": "not_audio", "message": "", "param": null}}'
+    assert bad.problem(400, refusal) is None and bad.problem(413, refusal) is None
+    for status in (200, 500, 503):
+        assert bad.problem(status, refusal)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (
+            400,
+            b'{"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}',
+        ),
+        (401, b'{"error": {"type": "invalid_token", "message": "", "param": null}}'),
+        (404, b"<html>no such path</html>"),
+        (429, b"{}"),
+        (400, b"[]"),
+    ],
+    ids=["TorchServe's token", "the handler's token", "a wrong path", "a gateway", "no object"],
+)
+def test_a_bad_file_that_never_reached_the_handler_is_not_answered(
+    status: int, body: bytes
+) -> None:
+    assert MADE["bad"][0].problem(status, body)
 
 
 def test_half_of_the_words_make_an_answer_and_fewer_do_not() -> None:
