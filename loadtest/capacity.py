@@ -502,7 +502,7 @@ def _service_table(service: ServiceTime) -> str:
     rows = [
         ["for a batch", f"{1000 * service.per_batch:.1f} ms"],
         ["for each request of it", f"{1000 * service.per_request:.1f} ms"],
-        ["for each padded second", f"{1000 * service.per_padded_second:.2f} ms"],
+        ["for each second of audio", f"{1000 * service.per_audio_second:.2f} ms"],
         ["for each second of a group's longest piece", f"{1000 * service.per_longest_second:.2f} ms"],
         ["median, largest deviation of the fit",
          f"{facts['median_relative_error']:.1%}, {facts['largest_relative_error']:.0%}"],

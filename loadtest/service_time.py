@@ -15,11 +15,12 @@ DEFAULT = Path(__file__).with_name("service_time.json")
 def shape_of(
     lengths: Sequence[float], piece_seconds: float, max_batch_seconds: float
 ) -> tuple[float, float]:
-    """Padded seconds of a batch, and the sum of its groups' longest pieces.
+    """Seconds of audio of a batch, and the sum of its groups' longest pieces.
 
     As a lane of the recognizer does: recordings are cut into pieces, sorted, and put together until the
-    padded seconds would pass the limit. The encoder's work grows with the first figure; the decoder
-    goes on until a group's longest piece is written, so part of its work grows with the second.
+    padded seconds would pass the limit. The encoder's work grows with the first figure, since it has
+    next to no padding on a CPU (`Recognizer._parts`); the decoder goes on until a group's longest
+    piece is written, so part of its work grows with the second.
 
     Args:
         lengths: seconds of each recording; 0 for one that is refused.
@@ -31,17 +32,15 @@ def shape_of(
         for count in [math.ceil(length / piece_seconds)]
         for _ in range(count)
     )
-    padded = longest = 0.0
+    longest = width = 0.0
     members = 0
-    width = 0.0
     for piece in pieces:
         if members and piece * (members + 1) > max_batch_seconds:
-            padded += width * members
             longest += width
             members = 0
         members += 1
         width = piece
-    return padded + width * members, longest + width * bool(members)
+    return sum(pieces), longest + width
 
 
 class ServiceTime(BaseModel):
@@ -50,7 +49,7 @@ class ServiceTime(BaseModel):
     Attributes:
         per_batch: whatever is in the batch.
         per_request: reading, answering.
-        per_padded_second: of audio through the network.
+        per_audio_second: of audio through the encoder, and what of the decoder grows with it.
         per_longest_second: of the longest piece of each group.
         spread: standard deviation of the logarithm of measured over fitted.
         piece_seconds, max_batch_seconds: the recognizer's limits, see `shape_of`.
@@ -63,7 +62,7 @@ class ServiceTime(BaseModel):
 
     per_batch: NonNegativeFloat
     per_request: NonNegativeFloat
-    per_padded_second: NonNegativeFloat
+    per_audio_second: NonNegativeFloat
     per_longest_second: NonNegativeFloat
     spread: NonNegativeFloat
     piece_seconds: PositiveFloat
@@ -103,7 +102,7 @@ class ServiceTime(BaseModel):
         return cls(
             per_batch=found[0],
             per_request=found[1],
-            per_padded_second=found[2],
+            per_audio_second=found[2],
             per_longest_second=found[3],
             spread=float(deviations.std()),
             piece_seconds=piece_seconds,
@@ -112,17 +111,17 @@ class ServiceTime(BaseModel):
 
     def seconds(self, lengths: Sequence[float]) -> float:
         """Expected seconds for a batch of recordings of these lengths."""
-        padded, longest = shape_of(lengths, self.piece_seconds, self.max_batch_seconds)
+        audio, longest = shape_of(lengths, self.piece_seconds, self.max_batch_seconds)
         return (
             self.per_batch
             + self.per_request * len(lengths)
-            + self.per_padded_second * padded
+            + self.per_audio_second * audio
             + self.per_longest_second * longest
         )
 
     def slowed(self, factor: float) -> Self:
         """The same on a machine that takes `factor` times as long."""
-        costs = ("per_batch", "per_request", "per_padded_second", "per_longest_second")
+        costs = ("per_batch", "per_request", "per_audio_second", "per_longest_second")
         return self.model_copy(update={name: factor * getattr(self, name) for name in costs})
 
     def speed(self, workers: int) -> float:

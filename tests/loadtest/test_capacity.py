@@ -29,7 +29,7 @@ from loadtest.watch import UNSEEN, Server
 SERVICE = ServiceTime(
     per_batch=0.02,
     per_request=0.01,
-    per_padded_second=0.01,
+    per_audio_second=0.01,
     per_longest_second=0.02,
     spread=0.1,
     piece_seconds=29.5,

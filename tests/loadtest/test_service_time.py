@@ -8,11 +8,12 @@ import torch
 
 from loadtest.service_time import ServiceTime, shape_of
 from model.audio import SAMPLE_RATE
-from model.recognizer import Recognizer
+from model.recognizer import Recognizer, TranscribeOptions, _Piece
+from model.segmentation import Span
 from tests.random_checkpoint import make_random_checkpoint
 
 
-def test_padded_seconds_are_those_that_one_lane_computes(
+def test_groups_are_those_that_one_lane_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
@@ -24,10 +25,12 @@ def test_padded_seconds_are_those_that_one_lane_computes(
     waveforms = [
         0.1 * torch.randn(int(seconds * SAMPLE_RATE), generator=generator) for seconds in lengths
     ]
-    found = recognizer.transcribe(waveforms)
-    padded, longest = shape_of(lengths, recognizer.max_piece_seconds, 30.0)
-    assert padded == pytest.approx(found.padded_seconds)
-    assert longest == 6.0 + 12.0
+    options = TranscribeOptions()
+    pieces = [_Piece(0, Span(0, len(waveform)), waveform, options) for waveform in waveforms]
+    widths = [max(len(waveforms[i]) for i in group) for group in recognizer._groups(pieces)]
+    audio, longest = shape_of(lengths, recognizer.max_piece_seconds, 30.0)
+    assert longest == pytest.approx(sum(widths) / SAMPLE_RATE) == 6.0 + 12.0
+    assert audio == sum(lengths)
 
 
 def test_a_long_recording_counts_as_its_pieces_and_a_refused_one_as_nothing() -> None:
@@ -38,7 +41,7 @@ def test_a_long_recording_counts_as_its_pieces_and_a_refused_one_as_nothing() ->
 TRUE = ServiceTime(
     per_batch=0.02,
     per_request=0.005,
-    per_padded_second=0.01,
+    per_audio_second=0.01,
     per_longest_second=0.03,
     spread=0.0,
     piece_seconds=29.5,
