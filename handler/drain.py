@@ -150,20 +150,18 @@ def main(arguments: list[str] | None = None) -> int:
     settle = batch_delay(options.management) + options.settle
     # A server that took long to answer has used up some of the time.
     left = options.timeout - (time.monotonic() - start)
-    lost: ManagementError | None = None
+    why = ""
     try:
         served = Drain(options.propagation, settle, left).wait(
             partial(is_idle, options.management, options.folder)
         )
     except ManagementError as error:
-        served, lost = False, error
+        served = False
+        killed = kill_java(options.folder)
+        why = f"{error}; {'java was killed' if killed else 'there is no java'}, "
     after = f"after {time.monotonic() - start:.1f} s"
-    if lost is not None:
-        found = "java was killed" if kill_java(options.folder) else "there is no java"
-        print(f"gave up {after}: {lost}; {found}, requests may be lost", file=sys.stderr)
-        return 1
     if not served:
-        print(f"gave up {after}: requests may be lost", file=sys.stderr)
+        print(f"gave up {after}: {why}requests may be lost", file=sys.stderr)
         return 1
     print(f"no request is left {after}")
     return 0
