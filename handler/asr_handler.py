@@ -34,6 +34,8 @@ class AsrHandler:
 
         Raises:
             pydantic.ValidationError: for a wrong `handler:` section.
+            ValueError: for a device or a precision that is not here, or tokens that guard badly.
+            OSError: for a file of tokens that cannot be read.
             model.checkpoint.CheckpointError: for a damaged checkpoint.
             model.language_model.LanguageModelError: for a damaged n-gram in it.
         """

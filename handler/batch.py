@@ -25,8 +25,8 @@ from model.transcript import CONTENT_TYPES, Transcript, render
 JSON_TYPE = "application/json"
 # Formats that show times; their segments and cues follow the words.
 WITH_TIMES = frozenset({"verbose_json", "srt", "vtt"})
-# Decoded audio of a batch that is more than this is recognized before more is decoded: 0.1 GB for each
-# half an hour, and nothing is faster with more at once.
+# Decoded audio of a batch that is more than this (0.1 GB) is recognized before more is decoded; nothing
+# is faster with more at once. What the threads decode at the same time comes on top.
 PORTION_SECONDS = 1800.0
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ class _Totals:
 class BatchTranscriber:
     """Answers batches with one recognizer; decodes in `threads` threads.
 
-    A batch is decoded and recognized in portions, so that long recordings are not all in memory at once.
+    A batch is decoded and recognized in portions, so that no more long recordings are in memory at once
+    than there are threads.
     """
 
     def __init__(self, recognizer: Recognizer, config: HandlerConfig, threads: int) -> None:

@@ -20,8 +20,9 @@ class HandlerConfig(BaseModel):
     """auto: the GPU that TorchServe gives to this worker, the CPU where there is none."""
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """Of matrix products; auto: the fastest that the device has units for (`model.precision`)."""
-    max_batch_seconds: PositiveFloat = 240.0
-    """Padded seconds of audio in one forward pass, of which a CPU has two at once."""
+    max_batch_seconds: float = Field(default=240.0, ge=20)
+    """Padded seconds of audio in one forward pass, of which a CPU has two at once; at least those of a
+    piece (`model.recognizer.PIECE_SECONDS`)."""
     max_audio_seconds: PositiveFloat = 3600.0
     """A longer recording is refused with 413."""
     max_audio_bytes: PositiveInt = 40 * 2**20

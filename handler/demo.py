@@ -9,6 +9,7 @@ from typing import Any
 
 import requests
 
+from handler.loopback import direct
 from handler.server import ServerError, TorchServe
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "manifest.jsonl"
@@ -54,9 +55,9 @@ def _fixtures() -> list[Path]:
 
 def _transcribe(server: TorchServe, file: Path, mode: str) -> bool:
     """Post one file, print what came back, and tell whether it was a transcript."""
-    with file.open("rb") as stream:
+    with direct() as http, file.open("rb") as stream:
         start = time.perf_counter()
-        response = requests.post(
+        response = http.post(
             server.predictions_url,
             headers=server.authorization,
             files={"file": (file.name, stream, "application/octet-stream")},

@@ -13,7 +13,6 @@ pod's grace period.
 """
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -30,6 +29,7 @@ from handler import management
 from handler.busy import is_busy
 from handler.launch import FOLDER
 from handler.management import ManagementError
+from handler.pod_key import tell
 
 POLL_SECONDS = 0.25
 # A server that is gone cannot be waited for, but one slow answer does not mean that it is.
@@ -139,14 +139,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="the server's temporary folder")
     parser.add_argument("--management", default=management.DEFAULT_URL, help="URL")
     parser.add_argument("--exporter", help="URL of the exporter, which answers readiness probes")
+    parser.add_argument("--key", type=Path, help="the pod's key, for the exporter")
     options = parser.parse_args(arguments)
-
-    if options.exporter:
-        # Without it, Kubernetes takes a pod that ends out of its services all the same.
-        with contextlib.suppress(requests.RequestException):
-            requests.post(f"{options.exporter}/drain", timeout=5)
+    if options.exporter and not options.key:
+        parser.error("--exporter needs --key: nobody else is believed")
 
     start = time.monotonic()
+    if options.exporter:
+        try:
+            tell(options.exporter, "drain", options.key)
+        except (requests.RequestException, OSError) as error:
+            # Without it, Kubernetes takes a pod that ends out of its services all the same.
+            print(f"warning: the exporter was not told of the drain: {error}", file=sys.stderr)
     settle = batch_delay(options.management) + options.settle
     # A server that took long to answer has used up some of the time.
     left = options.timeout - (time.monotonic() - start)

@@ -37,6 +37,15 @@ def error_body(type: str, message: str, param: str | None = None) -> str:
 
 
 def quoted(value: object) -> str:
-    """Return a value as an error message may show it: one line, cut to a readable length."""
-    text = repr(value)
+    """Return a value as an error message may show it: one line, cut to a readable length.
+
+    Text is shown in quotes, a number, `true`, `false` and `null` as JSON has them. What holds others is
+    named alone: it may be as large as the body, and as deep.
+    """
+    if isinstance(value, str):
+        text = repr(value[:MAX_QUOTED])
+    elif isinstance(value, bool | int | float | None):
+        text = json.dumps(value)
+    else:
+        text = "a list" if isinstance(value, list) else "an object"
     return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."

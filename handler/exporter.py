@@ -2,20 +2,19 @@
 
     /metrics   queue, workers, version
     /ready     200 if a worker has loaded the model and the server does not end; else 503 with the reason
-    /drain     POST, from the pod itself: the server ends, /ready says so from now on
-    /start     POST, from the pod itself: a server starts, and the former one is forgotten
+    /drain     POST, with the pod's key: the server ends, /ready says so from now on
+    /start     POST, with the pod's key: a server starts, and the former one is forgotten
 
 It asks the management API, which stays on loopback, every few seconds.
 """
 
 import argparse
-import ipaddress
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +27,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from handler import management
+from handler.auth import Tokens
 from handler.management import ManagementError, ModelState
 from handler.served import Served
 from store import ModelStore, StoreConfig, StoreError
@@ -173,15 +173,32 @@ class StateCollector(Collector):
 
 
 class ExporterServer(ThreadingHTTPServer):
-    """Answers /metrics and /ready from a watch, and tells it of /drain and /start."""
+    """Answers /metrics and /ready from a watch, and tells it of /drain and /start.
+
+    Args:
+        address: host and port.
+        watch: what is told.
+        key: what who says /drain and /start must know; None: nobody is believed.
+    """
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], watch: Watch) -> None:
+    def __init__(self, address: tuple[str, int], watch: Watch, key: Tokens | None = None) -> None:
         self.watch = watch
+        self._key = key
         self.registry = CollectorRegistry()
         self.registry.register(StateCollector(watch))
         super().__init__(address, _Handler)
+
+    def believes(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request comes from the pod itself."""
+        if self._key is None:
+            return False
+        try:
+            self._key.check(headers)
+        except (OSError, ValueError):  # a wrong key is a ValueError, too
+            return False
+        return True
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -201,15 +218,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         # Others could otherwise take the pod out of service.
-        inside = ipaddress.ip_address(self.client_address[0]).is_loopback
-        if inside and self.path == "/drain":
+        if not self.server.believes(dict(self.headers.items())):
+            self._answer(HTTPStatus.FORBIDDEN, b"only the pod itself may say that it ends\n")
+        elif self.path == "/drain":
             self.server.watch.draining = True
             self._answer(HTTPStatus.OK, b"draining\n")
-        elif inside and self.path == "/start":
+        elif self.path == "/start":
             self.server.watch.forget_server()
             self._answer(HTTPStatus.OK, b"starting\n")
         else:
-            self._answer(HTTPStatus.FORBIDDEN, b"only the pod itself may say that it ends\n")
+            self._answer(HTTPStatus.NOT_FOUND, b"there are /drain and /start\n")
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str = "text/plain") -> None:
         self.send_response(status)
@@ -231,6 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--management", default=management.DEFAULT_URL, help="URL")
     parser.add_argument("--interval", type=float, default=2.0, help="seconds between two looks")
     parser.add_argument("--served", type=Path, help="the record that handler.fetch wrote")
+    parser.add_argument("--key", type=Path, help="the pod's key, which handler.fetch wrote, too")
     options = parser.parse_args(arguments)
 
     watch = Watch(
@@ -239,10 +258,11 @@ def main(arguments: list[str] | None = None) -> int:
         served=Served.read(options.served) if options.served else None,
         production=_pointer(os.environ.get("STENO_STORE")),
     )
+    key = Tokens(options.key) if options.key else None
     watch.start()
     # Process 1 of a container ignores signals that it does not handle.
     signal.signal(signal.SIGTERM, _leave)
-    with ExporterServer((options.host, options.port), watch) as server:
+    with ExporterServer((options.host, options.port), watch, key) as server:
         server.serve_forever()
     return 0
 

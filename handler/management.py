@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import requests
 
+from handler.loopback import direct
+
 DEFAULT_URL = "http://127.0.0.1:8081"
 MODEL = "asr"
 # With a GPU, TorchServe runs nvidia-smi for each worker before it answers.
@@ -43,7 +45,8 @@ def describe(url: str = DEFAULT_URL, timeout: float = TIMEOUT_SECONDS) -> ModelS
     """
     address = f"{url}/models/{MODEL}"
     try:
-        response = requests.get(address, timeout=timeout)
+        with direct() as http:
+            response = http.get(address, timeout=timeout)
         response.raise_for_status()
         model = response.json()[0]
         statuses = [worker["status"] for worker in model["workers"]]

@@ -21,11 +21,12 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
 )
 
 from handler.errors import RequestError, quoted
-from handler.transport import Part
+from handler.transport import MOST_PARTS, Part
 from model.hotwords import Hotword
 from model.recognizer import Mode
 from model.transcript import Granularity, ResponseFormat
@@ -42,6 +43,10 @@ LONGEST_HOTWORD = 60
 HIGHEST_WEIGHT = 10.0
 # On dev 5 texts of a clip were no better than 3.
 WIDEST_BEAM = 8
+NEUTRAL = {
+    "temperature": "only 0 is supported: nothing is drawn at random",
+    "stream": "only false is supported: the answer comes as a whole",
+}
 HEADER_PREFIX = "x-steno-"
 RAW_BODY_NAMES = frozenset({"body", "data"})
 
@@ -79,6 +84,8 @@ def _read_hotword(item: object) -> Hotword:
 
 class Options(BaseModel):
     """The options of a transcription: OpenAI's names, and our `mode`, `hotwords` and `beam_size`.
+
+    One that is `null` is not given.
 
     `model` and `language` are checked against what this endpoint serves. `temperature` and `stream`
     exist so that clients may send their neutral values; any other value would change the text in a
@@ -122,19 +129,13 @@ class Options(BaseModel):
             raise ValueError("mode=fast does not search with the decoder; leave it out")
         return value
 
-    @field_validator("temperature")
+    @field_validator("temperature", "stream", mode="wrap")
     @classmethod
-    def _greedy(cls, value: float) -> float:
-        if value != 0:
-            raise ValueError("only 0 is supported: nothing is drawn at random")
-        return value
-
-    @field_validator("stream")
-    @classmethod
-    def _whole_answer(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("only false is supported: the answer comes as a whole")
-        return value
+    def _neutral(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        with suppress(ValidationError):
+            if (known := read(value)) == 0:
+                return known
+        raise ValueError(NEUTRAL[str(info.field_name)])
 
     @field_validator("timestamp_granularities")
     @classmethod
@@ -191,19 +192,30 @@ def parse_request(
             "Content-Type multipart/form-data has no boundary; let the client write this header",
             param="Content-Type",
         )
+    if len(parts) > MOST_PARTS:
+        raise RequestError(
+            "invalid_value", f"the form has more than {MOST_PARTS} fields; no request needs so many"
+        )
     in_headers = _header_options(folded)
-    if media_type == "application/json":
-        audio, in_body = _read_json(parts)
-    elif _is_raw(parts, media_type):
-        audio, in_body = parts[0].value, []
+    if media_type == "multipart/form-data" or RAW_BODY_NAMES.isdisjoint(p.name for p in parts):
+        audio, in_body = _read_form(parts)  # what gRPC sends is one, too
+    elif media_type == "application/json":
+        audio, in_body = _read_json(_only(parts))
     else:
-        audio, in_body = _read_form(parts)
+        audio, in_body = _only(parts), []
     return TranscriptionRequest(audio, _check_options(in_headers, in_body, served))
 
 
-def _is_raw(parts: Sequence[Part], media_type: str) -> bool:
-    return (
-        media_type != "multipart/form-data" and len(parts) == 1 and parts[0].name in RAW_BODY_NAMES
+def _only(parts: Sequence[Part]) -> bytes | bytearray:
+    """Return the body. On paths of TorchServe's that nobody needs, a query comes with it."""
+    if len(parts) == 1:
+        return parts[0].value
+    beside = next((p.name for p in parts if p.name not in RAW_BODY_NAMES), parts[-1].name)
+    raise RequestError(
+        "unknown_field",
+        f"{quoted(beside)} came beside the body; a query string is not read, send options as "
+        "X-Steno-… headers, form fields or JSON keys",
+        param=beside,
     )
 
 
@@ -245,22 +257,21 @@ def _read_form(parts: Iterable[Part]) -> tuple[bytes | bytearray, list[tuple[str
     return files[0], pairs
 
 
-def _read_json(parts: Sequence[Part]) -> tuple[bytes | bytearray, list[tuple[str, Any]]]:
-    body = parts[0].value if parts else b""
+def _read_json(body: bytes | bytearray) -> tuple[bytes, list[tuple[str, Any]]]:
     if (commas := body.count(b",")) > MOST_COMMAS:
         raise RequestError(
             "invalid_json",
             f"the body has {commas} commas; no request needs more than {MOST_COMMAS}",
         )
     try:
-        pairs = json.loads(body, object_pairs_hook=_JsonObject, parse_constant=_no_constant)
+        value = json.loads(body, object_pairs_hook=_JsonObject, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise RequestError("invalid_json", f"the body is not JSON: {error}") from error
-    if not isinstance(pairs, _JsonObject):
+    if not isinstance(value, _JsonObject):
         raise RequestError(
             "invalid_json", 'the body is not a JSON object; send {"audio": "<base64>", ...}'
         )
-    encoded = [value for name, value in pairs if name == "audio"]
+    encoded = [audio for name, audio in value.pairs if name == "audio"]
     if len(encoded) != 1:
         raise RequestError(
             "repeated_field" if encoded else "missing_field",
@@ -268,17 +279,21 @@ def _read_json(parts: Sequence[Part]) -> tuple[bytes | bytearray, list[tuple[str
             param="audio",
         )
     options: list[tuple[str, Any]] = []
-    for name, value in pairs:
-        if name.removesuffix("[]") in LISTS and isinstance(value, list):
-            _check_count(name, len(value))
-            options += [(name, item) for item in value]
+    for name, option in value.pairs:
+        if name.removesuffix("[]") in LISTS and isinstance(option, list | None):
+            items = option or []
+            _check_count(name, len(items))
+            options += [(name, item) for item in items]
         elif name != "audio":
-            options.append((name, value))
+            options.append((name, option))
     return _decode_base64(encoded[0]), options
 
 
-class _JsonObject(list[tuple[str, Any]]):
+@dataclass(frozen=True)
+class _JsonObject:
     """A JSON object as its pairs, so that a repeated key is seen."""
+
+    pairs: list[tuple[str, Any]]
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -331,7 +346,7 @@ def _gather(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         else:
             values.append(value)
         _check_count(name, len(values))
-    return fields
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _check_count(name: str, count: int) -> None:

@@ -19,12 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    ports = Ports()
-    if taken := ports.taken():
-        print(f"Ports {taken} are in use; taking free ones instead.")
-        ports = Ports.free()
-    print("Starting TorchServe ...", flush=True)
     try:
+        ports = Ports()
+        if taken := ports.taken(options.host):
+            print(f"Ports {taken} are in use; taking free ones instead.")
+            ports = Ports.free()
+        print("Starting TorchServe ...", flush=True)
         with TorchServe(options.model_store, ports=ports, host=options.host) as server:
             print(_usage(server), flush=True)
             server.wait()

@@ -5,6 +5,7 @@ goes with it.
 """
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ import psutil  # type: ignore[import-untyped]
 import requests
 
 from handler import launch
+from handler.loopback import direct
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | signal.Handlers
 
@@ -30,6 +32,9 @@ ARCHIVE = "asr.mar"
 MODEL = "asr"
 HERE = Path(__file__).resolve().parent
 LOOPBACK = "127.0.0.1"
+ANY_ADDRESS = "0.0.0.0"
+# The end of a terminal is the last of them; what ignores it (nohup) goes on ignoring it.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOG_TAIL_LINES = 40
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.25
@@ -45,7 +50,7 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Ports:
-    """The five ports of one TorchServe on 127.0.0.1."""
+    """The five ports of one TorchServe; only inference and metrics listen beyond 127.0.0.1."""
 
     inference: int = 8080
     management: int = 8081
@@ -55,11 +60,11 @@ class Ports:
 
     @classmethod
     def free(cls) -> Self:
-        """Return five ports that nothing listens on now."""
+        """Return five ports that nothing listens on now, at any address."""
         sockets = [socket.socket() for _ in range(5)]
         try:
             for item in sockets:
-                item.bind(("127.0.0.1", 0))
+                item.bind((ANY_ADDRESS, 0))
             return cls(*(item.getsockname()[1] for item in sockets))
         finally:
             for item in sockets:
@@ -70,17 +75,26 @@ class Ports:
         """The same for TorchServe's configuration."""
         return launch.Addresses(**asdict(self))
 
-    def taken(self) -> list[int]:
-        """Return those of the ports that cannot be bound now."""
-        return [port for port in astuple(self) if not _can_bind(port)]
+    def taken(self, host: str = LOOPBACK) -> list[int]:
+        """Return those of the ports that cannot be bound now.
+
+        Args:
+            host: of inference and metrics.
+
+        Raises:
+            ServerError: this machine has no address `host`.
+        """
+        places = dict.fromkeys(astuple(self), LOOPBACK)
+        places |= {self.inference: host, self.metrics: host}
+        return [port for port, place in places.items() if not _can_bind(place, port)]
 
 
 class TorchServe:
     """A running server, as a context manager.
 
     Entering returns when a worker is READY by the management API; `/ping` would answer before the
-    model is loaded. Leaving, for whatever reason (SIGTERM and Ctrl-C too), stops the wrapper, java
-    and the workers, and removes the temporary folder.
+    model is loaded. Leaving, for whatever reason (SIGTERM, Ctrl-C and a closed terminal too), stops the
+    wrapper, java and the workers, and removes the temporary folder.
 
     Args:
         model_store: a folder that holds asr.mar.
@@ -90,8 +104,8 @@ class TorchServe:
         environment: variables added to those of the server.
 
     Raises:
-        ServerError: on entering, when there is no archive, a port is taken, a worker crashes, or
-            the time is up.
+        ServerError: on entering, when there is no archive, `host` is not of this machine, a port is
+            taken, a worker crashes, or the time is up.
     """
 
     def __init__(
@@ -110,22 +124,22 @@ class TorchServe:
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._old_sigterm: SignalHandler | None = None
+        self._former: dict[signal.Signals, SignalHandler] = {}
 
     @property
     def predictions_url(self) -> str:
         """Where recordings are posted."""
-        return f"http://127.0.0.1:{self.ports.inference}/predictions/{MODEL}"
+        return f"http://{self._reached_at}:{self.ports.inference}/predictions/{MODEL}"
 
     @property
     def management_url(self) -> str:
         """Where the model's workers and queue are described, for holders of the other token."""
-        return f"http://127.0.0.1:{self.ports.management}/models/{MODEL}"
+        return f"http://{LOOPBACK}:{self.ports.management}/models/{MODEL}"
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus reads, without a token."""
-        return f"http://127.0.0.1:{self.ports.metrics}/metrics"
+        return f"http://{self._reached_at}:{self.ports.metrics}/metrics"
 
     @property
     def inference_token(self) -> str:
@@ -145,7 +159,8 @@ class TorchServe:
     def workers(self) -> list[dict[str, object]]:
         """Return the workers as the management API describes them (id, status, pid, ...)."""
         headers = {"Authorization": f"Bearer {self._token('management')}"}
-        response = requests.get(self.management_url, headers=headers, timeout=10)
+        with direct() as http:
+            response = http.get(self.management_url, headers=headers, timeout=10)
         response.raise_for_status()
         return list(response.json()[0]["workers"])
 
@@ -156,9 +171,9 @@ class TorchServe:
     def __enter__(self) -> Self:
         if not (self.model_store / ARCHIVE).is_file():
             raise ServerError(f"there is no {ARCHIVE} in {self.model_store}; run `make package`")
-        if taken := self.ports.taken():
+        if taken := self.ports.taken(self._host):
             raise ServerError(f"ports {taken} are in use; stop what listens there, or use others")
-        self._catch_sigterm()
+        self._catch_signals()
         try:
             self._start()
             self._wait_until_ready()
@@ -178,16 +193,13 @@ class TorchServe:
     def stop(self) -> None:
         """Stop every process and remove the folder; harmless when nothing runs."""
         # An impatient second Ctrl-C must not leave java behind.
-        restore = [(number, _ignore(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+        restore = {number: _set(number, signal.SIG_IGN) for number in ENDING if _in_main_thread()}
         try:
             self._stop()
         finally:
-            for number, former in restore:
-                if former is not None:
-                    signal.signal(number, former)
-            if self._old_sigterm is not None:
-                signal.signal(signal.SIGTERM, self._old_sigterm)
-                self._old_sigterm = None
+            for number, former in {**restore, **self._former}.items():
+                signal.signal(number, former)
+            self._former = {}
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -263,34 +275,43 @@ class TorchServe:
             raise ServerError("the server is not running")
         return Path(self._folder.name)
 
-    def _catch_sigterm(self) -> None:
-        """Turn SIGTERM into an exception, so that leaving the context stops the server."""
-        if _in_main_thread():
-            self._old_sigterm = signal.signal(signal.SIGTERM, _leave) or signal.SIG_DFL
+    @property
+    def _reached_at(self) -> str:
+        return LOOPBACK if self._host == ANY_ADDRESS else self._host
+
+    def _catch_signals(self) -> None:
+        """Turn what would end the process into an exception, so that leaving the context stops all."""
+        for number in (signal.SIGTERM, signal.SIGHUP):  # SIGINT is one already
+            if _in_main_thread() and signal.getsignal(number) != signal.SIG_IGN:
+                self._former[number] = _set(number, _leave)
 
 
 def _in_main_thread() -> bool:
+    """Whether signal handlers can be set here."""
     return threading.current_thread() is threading.main_thread()
 
 
-def _ignore(number: signal.Signals) -> SignalHandler | None:
-    """Ignore a signal; return its former handler, None where handlers cannot be set."""
-    if not _in_main_thread():
-        return None
-    return signal.signal(number, signal.SIG_IGN) or signal.SIG_DFL
+def _set(number: signal.Signals, handler: SignalHandler) -> SignalHandler:
+    """Set a signal's handler; return the former one."""
+    return signal.signal(number, handler) or signal.SIG_DFL
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _can_bind(port: int) -> bool:
+def _can_bind(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise ServerError(
+                f"cannot listen at {host!r}: {error}; give an IPv4 address of this machine, or "
+                f"{ANY_ADDRESS} for all"
+            ) from error
     return True
 
 

@@ -36,13 +36,22 @@ def transcribe(url: str, clip: bytes, headers: Mapping[str, str], seconds: float
             raise RuntimeError(f"{url} cannot be asked: {error}") from error
         else:
             if answer.ok:
-                return str(answer.json()["text"])
+                return _text(answer)
             trouble = f"{answer.status_code}: {answer.text}"
             if answer.status_code != requests.codes.service_unavailable:
                 raise RuntimeError(trouble)
         if time.monotonic() + PAUSE_SECONDS > deadline:
             raise RuntimeError(f"not within {seconds:g} s: {trouble}")
         time.sleep(PAUSE_SECONDS)
+
+
+def _text(answer: requests.Response) -> str:
+    try:
+        return str(answer.json()["text"])
+    except (ValueError, KeyError, TypeError):
+        raise RuntimeError(
+            f"{answer.url} answers with no transcript: {answer.text[:200]}"
+        ) from None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -206,6 +206,10 @@ def fit(task: FitTask, work: Path) -> Path:
     if task.punctuate:
         _punctuate(task, work)
     (work / "task.json").write_text(task.model_dump_json(), encoding="utf-8")
+    if "PET_NNODES" in os.environ:
+        # Once more: where a node was taken away, others may have handed on a newer state meanwhile, and
+        # all must go on from the same one.
+        kept.fetch()
     worker = ["-m", "kfp_pipelines.fit", "--worker"]
     worker += ["--task", str(work / "task.json"), "--work", str(work)]
     # torchrun reads PET_* too, by which a TrainJob's pods find each other.

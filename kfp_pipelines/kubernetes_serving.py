@@ -66,8 +66,13 @@ class KubernetesServing(Serving):
         annotations = {ANNOTATION: version, RESTARTED: datetime.now(UTC).isoformat()}
         body = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
         try:
-            patched = api.patch_namespaced_deployment(
-                self.deployment, self.namespace, body, _request_timeout=cluster.REQUEST_SECONDS
+            # The same again if it was heard after all.
+            patched = cluster.patiently(
+                lambda: api.patch_namespaced_deployment(
+                    self.deployment, self.namespace, body, _request_timeout=cluster.REQUEST_SECONDS
+                ),
+                self.timeout,
+                self.poll,
             )
         except (client.ApiException, urllib3.exceptions.HTTPError) as error:
             raise _problem(what, error) from None
@@ -156,5 +161,5 @@ def _problem(what: str, error: client.ApiException | urllib3.exceptions.HTTPErro
             403: "the service account may not patch it; k8s/pipeline-rbac.yaml allows it",
             404: "there is none; serving_namespace and serving_deployment name it",
         }
-        return ServingError(f"{what}: {hints.get(error.status, error.reason)} ({error.status})")
+        return ServingError(f"{what}: {cluster.refusal(error, hints)}")
     return ServingError(f"{what}: the Kubernetes API cannot be reached ({type(error).__name__})")

@@ -132,8 +132,8 @@ def retraining(
             s3://bucket/path/file.jsonl, its recordings beside it.
         data_test_manifest: Recordings that are only measured on. Give the same one every time,
             so that runs can be compared. Empty: a share of data_manifest's speakers.
-        data_dev_share: Share of the speech whose speakers choose the best epoch.
-        data_test_share: Share of the speech whose speakers are held out for the comparison,
+        data_dev_share: Share of the speakers by whose speech the best epoch is chosen.
+        data_test_share: Share of the speakers who are held out for the comparison,
             where there is no data_test_manifest. Raised, it takes speakers that what was trained
             before has heard.
         data_criteria: Which recordings are accepted, where the defaults do not fit, such as
@@ -161,7 +161,7 @@ def retraining(
         train_nodes: Above 1, Kubeflow Trainer trains on so many nodes, with
             train_gpus_per_node on each.
         train_gpus_per_node: GPUs of each node, where there are several.
-        train_node_selector: Labels of the nodes to train on, such as
+        train_node_selector: Labels of the nodes to train and to evaluate on, such as
             {"cloud.google.com/gke-accelerator": "nvidia-l4"}.
         gate_min_improvement: By how much the WER must be lower, as a share of the words: 0.002
             is 0.2 points. It must also be beyond chance.

@@ -132,12 +132,16 @@ class _Jobs:
     def make(self, job: Mapping[str, Any]) -> bool:
         """Make a job; False if there is one of its name."""
         try:
-            self._api.create_namespaced_custom_object(
-                *self._place, job, _request_timeout=cluster.REQUEST_SECONDS
+            cluster.patiently(
+                lambda: self._api.create_namespaced_custom_object(
+                    *self._place, job, _request_timeout=cluster.REQUEST_SECONDS
+                ),
+                PATIENCE_SECONDS,
+                self.poll,
             )
-        except client.ApiException as error:
-            if error.status == 409:
-                return False
+        except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+            if isinstance(error, client.ApiException) and error.status == 409:
+                return False  # or an earlier request was heard after all
             raise TrainJobError(_refusal(error)) from None
         return True
 
@@ -159,14 +163,18 @@ class _Jobs:
     def delete(self, name: str) -> None:
         """Delete a job and return when it is gone with all its pods: the next one has its name."""
         try:
-            self._api.delete_namespaced_custom_object(
-                *self._place,
-                name,
-                propagation_policy="Foreground",
-                _request_timeout=cluster.REQUEST_SECONDS,
+            cluster.patiently(
+                lambda: self._api.delete_namespaced_custom_object(
+                    *self._place,
+                    name,
+                    propagation_policy="Foreground",
+                    _request_timeout=cluster.REQUEST_SECONDS,
+                ),
+                PATIENCE_SECONDS,
+                self.poll,
             )
-        except client.ApiException as error:
-            if error.status != 404:
+        except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+            if not isinstance(error, client.ApiException) or error.status != 404:
                 raise TrainJobError(_refusal(error)) from None
         began = time.monotonic()
         for found in self._looks(name):
@@ -203,4 +211,4 @@ def _refusal(error: client.ApiException | urllib3.exceptions.HTTPError) -> str:
         403: "the service account may not make TrainJobs; k8s/trainjob-rbac.yaml allows it",
         404: "Kubeflow Trainer 2 is not installed",
     }
-    return f"TrainJob: {hints.get(error.status, error.reason)} ({error.status})"
+    return f"TrainJob: {cluster.refusal(error, hints)}"

@@ -13,7 +13,7 @@ import io
 import os
 import struct
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -155,7 +155,7 @@ def _load(file: BinaryIO, size: int, limits: AudioLimits, screen: Screen | None)
         recording = _open_wav(file, size, screen)
     else:
         recording = _open_ffmpeg(file, size, screen)
-    with closing(recording.blocks):
+    with recording.container or nullcontext(), closing(recording.blocks):
         return _collect(recording, limits)
 
 
@@ -164,10 +164,15 @@ _Blocks = Generator[tuple[int, NDArray[np.float32]], None, None]
 
 @dataclass(frozen=True)
 class _Recording:
-    """An opened file: the seconds it declares, if it does, and its blocks: rate, mono samples."""
+    """An opened file: the seconds it declares, if it does, and its blocks: rate, mono samples.
+
+    FFmpeg's container is to be closed: in a cycle of references, it would hold the file's bytes until
+    the garbage collector comes by.
+    """
 
     declared_seconds: float | None
     blocks: _Blocks
+    container: InputContainer | None = None
 
 
 def _collect(recording: _Recording, limits: AudioLimits) -> Tensor:
@@ -390,6 +395,17 @@ def _open_ffmpeg(file: BinaryIO, size: int, screen: Screen | None) -> _Recording
         container = open_container(file)
     except av.FFmpegError as error:
         raise _unreadable(file, size) from error
+    try:
+        _check_streams(container, file, size)
+        declared = _declared_seconds(container, states_frames)
+    except BaseException:
+        container.close()
+        raise
+    return _Recording(declared, _ffmpeg_blocks(container, declared), container)
+
+
+def _check_streams(container: InputContainer, file: BinaryIO, size: int) -> None:
+    """Refuse a container without sound, or with sound that is not read."""
     if not container.streams.audio:
         _check_boxes(file, size)
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
@@ -398,8 +414,6 @@ def _open_ffmpeg(file: BinaryIO, size: int, screen: Screen | None) -> _Recording
     if codec is None or codec.name not in CODECS.split(","):
         name = "an unknown codec" if codec is None else codec.name
         raise NotAudio(f"the sound is coded with {name}, which is not read; send {_ACCEPTED}")
-    declared = _declared_seconds(container, states_frames)
-    return _Recording(declared, _ffmpeg_blocks(container, declared))
 
 
 def _unreadable(file: BinaryIO, size: int) -> AudioError:

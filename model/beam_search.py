@@ -142,8 +142,11 @@ def beam_search(
             sources: list[int] = []
             for text, token, place, is_best in candidates:
                 rival = ended[row]
-                if len(kept) == beam_size or (rival is not None and rival.score >= text.score):
-                    break  # what is added to a text hardly ever makes it more probable
+                # What is added to a text hardly ever makes it more probable. One that loops is taken
+                # for want of a better one, and lacks the probability of its end.
+                beaten = rival is not None and not rival.looped and rival.score >= text.score
+                if len(kept) == beam_size or beaten:
+                    break
                 if token == tokenizer.end:
                     draft = heard[row]
                     if is_best or draft is None or draft.after(text.tokens).left <= LEFT_LETTERS:

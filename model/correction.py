@@ -14,10 +14,11 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from model.draft import SENTENCE_ENDS, capitalized, likeness
+from model.draft import capitalized, likeness
 from model.network import Decoder
 from model.search import barred_tokens, no_speech_probs
 from model.tokenizer import Tokenizer
+from model.transcript import SENTENCE_ENDS
 
 # Chosen on dev, clean and in noise (docs/experiments.md).
 # A token of the decoder may take a word's place if it is so probable, and its word so like the draft's.
@@ -212,7 +213,8 @@ class Corrector:
                 following = drafted[n + 1] if free else []
                 more, its_logprob, taken = self._corrected(word, following)
             sign = word[0].sign if text else ""
-            if sign in SENTENCE_ENDS or not text:
+            begins = sign in SENTENCE_ENDS or not text
+            if begins and not (n in fixed and more != more.lower()):  # who asks for iPhone gets it
                 more = capitalized(more)
             if sign == "-" or not (sign or more.startswith(" ")):
                 text, logprob = text + sign + more.strip(), logprob + its_logprob

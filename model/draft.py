@@ -13,8 +13,8 @@ from itertools import accumulate, islice
 from operator import sub
 
 from model.tokenizer import Tokenizer
+from model.transcript import SENTENCE_ENDS
 
-SENTENCE_ENDS = (".", "?", "!", "…")
 # A token of the guess gives way to one that is so like it, 1 being the same: after a wrong word the
 # decoder also repeats itself, or goes back to what it missed (docs/experiments.md).
 _ALIKE = 0.4
@@ -26,8 +26,9 @@ def _is_letter(character: str) -> bool:
 
 
 def capitalized(word: str) -> str:
-    """With its first letter, after the space, as a capital."""
-    return word[:1] + word[1:2].upper() + word[2:]
+    """With its first letter, before which a space may be, as a capital."""
+    bare = word.lstrip()
+    return word[: len(word) - len(bare)] + bare[:1].upper() + bare[1:]
 
 
 class Draft:

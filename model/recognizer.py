@@ -26,7 +26,6 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.confidence import with_confidences
 from model.correction import Corrector
 from model.ctc_beam import CTCBeamSearch
-from model.draft import SENTENCE_ENDS
 from model.features import SAMPLES_PER_ENCODER_FRAME
 from model.hotwords import Hotword, LetterBias, TokenBias
 from model.lanes import Lanes
@@ -45,7 +44,7 @@ from model.search import (
 )
 from model.segmentation import Span, split_at_pauses
 from model.tokenizer import Characters
-from model.transcript import Segment, Transcript, Word
+from model.transcript import Segment, Transcript, Word, ends_sentence
 
 Mode = Literal["accurate", "fast"]
 Group = TypeVar("Group")
@@ -83,8 +82,6 @@ BEAM_SIZE = 3
 # dev's clips has one; in clean speech and noise they hold nine tenths of what a limit of one half gained
 # (docs/experiments.md).
 BEAM_LOGPROB_LIMIT = math.log(0.4)
-# Their full stop ends no sentence.
-TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "vs."})
 # OpenAI's verbose_json names languages in words.
 LANGUAGES = {"en": "english"}
 
@@ -678,8 +675,7 @@ def _sentences(words: Sequence[Word]) -> Iterator[list[Word]]:
     sentence: list[Word] = []
     for word in words:
         sentence.append(word)
-        bare = word.word.rstrip("\"')”’")
-        if bare.endswith(SENTENCE_ENDS) and bare.lower() not in TITLES:
+        if ends_sentence(word.word):
             yield sentence
             sentence = []
     if sentence:

@@ -25,7 +25,9 @@ CONTENT_TYPES: dict[ResponseFormat, str] = {
 LINE_CHARACTERS = 42
 LINES_A_CUE = 2
 LONGEST_PAUSE = 1.0  # seconds of silence inside a cue
-_SENTENCE_END = (".", "?", "!", "…", '."', '?"', '!"', ".”", "?”", "!”")
+SENTENCE_ENDS = (".", "?", "!", "…")
+# Words with a point that ends no sentence.
+TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "jr.", "sr.", "vs."})
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,12 @@ def _timed_words(segment: Segment) -> list[_TimedWord]:
     return timed
 
 
+def ends_sentence(word: str) -> bool:
+    """Whether a sentence ends with a word as it is written, with its signs."""
+    bare = word.rstrip("\"')”’")
+    return bare.endswith(SENTENCE_ENDS) and bare.lower() not in TITLES
+
+
 def _grouped(words: list[_TimedWord]) -> Iterator[list[_TimedWord]]:
     """Groups that fit a cue; a pause, or a sentence's end after the first line, closes one early."""
     group: list[_TimedWord] = []
@@ -207,7 +215,7 @@ def _grouped(words: list[_TimedWord]) -> Iterator[list[_TimedWord]]:
         if group:
             text = " ".join(member.text for member in group)
             full = _wrapped(f"{text} {word.text}").count("\n") >= LINES_A_CUE
-            sentence = len(text) > LINE_CHARACTERS and text.endswith(_SENTENCE_END)
+            sentence = len(text) > LINE_CHARACTERS and ends_sentence(group[-1].text)
             if full or sentence or word.start - group[-1].end > LONGEST_PAUSE:
                 yield group
                 group = []

@@ -49,6 +49,14 @@ class _UnusableLine(ValueError):
     """Says why one line is rejected; never leaves this module."""
 
 
+class _Part(_UnusableLine):
+    """A line that takes a part of a file."""
+
+    def __init__(self, audio: Path, offset: object) -> None:
+        super().__init__(f"offset {offset!r}: a part of a file cannot be used, cut it out first")
+        self.audio = audio
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file that we wrote.
 
@@ -64,7 +72,8 @@ def read_manifest(
     """Read NeMo's JSON Lines: the usable utterances and the rejected lines, both in file order.
 
     `audio_filepath` is resolved against the manifest's folder. Of the keys that Steno does not
-    know, all are ignored but `offset`, which would change what is heard.
+    know, all are ignored but `offset`, which would change what is heard: of a file that is given in
+    parts no part is used, the first neither, whose offset is 0.
 
     Args:
         exists: tells of an absolute path whether the recording is there; another one than the
@@ -77,6 +86,8 @@ def read_manifest(
     utterances: list[Utterance] = []
     rejected: list[Rejected] = []
     first_line: dict[Path, int] = {}
+    first_parts: dict[Path, Rejected] = {}
+    in_parts: set[Path] = set()
     with path.open("rb") as file:  # as bytes: a line that is not UTF-8 must not hide the others
         for number, raw in enumerate(file, start=1):
             line = raw.rstrip(b"\r\n")
@@ -88,11 +99,20 @@ def read_manifest(
                     first = first_line[utterance.audio_filepath]
                     raise _UnusableLine(f"audio_filepath is the same as in line {first}")
             except _UnusableLine as reason:
+                if isinstance(reason, _Part):
+                    in_parts.add(reason.audio)
                 content = line.decode("utf-8", errors="replace")
                 rejected.append(Rejected(path, number, str(reason), content))
                 continue
             first_line[utterance.audio_filepath] = number
             utterances.append(utterance)
+            if b'"offset"' in line:
+                reason = str(_Part(utterance.audio_filepath, 0))
+                content = line.decode("utf-8")
+                first_parts[utterance.audio_filepath] = Rejected(path, number, reason, content)
+    if first := {audio: line for audio, line in first_parts.items() if audio in in_parts}:
+        utterances = [u for u in utterances if u.audio_filepath not in first]
+        rejected = sorted([*rejected, *first.values()], key=lambda line: line.line)
     return utterances, rejected
 
 
@@ -176,11 +196,9 @@ def _utterance(line: bytes, folder: Path, exists: Callable[[Path], bool]) -> Utt
     missing = [key for key in ("audio_filepath", "duration", "text") if key not in entry]
     if missing:
         raise _UnusableLine(f"lacks {', '.join(missing)}")
-    if entry.get("offset"):
-        raise _UnusableLine(
-            f"offset {entry['offset']!r}: a part of a file cannot be used, cut it out first"
-        )
     audio = Path(os.path.abspath(folder / _string(entry, "audio_filepath")))
+    if entry.get("offset"):
+        raise _Part(audio, entry["offset"])
     _require_file(audio, exists)
     return Utterance(
         audio_filepath=audio,

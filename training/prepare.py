@@ -122,7 +122,8 @@ class PrepareConfig(Criteria):
     test: tuple[Path, ...] = Field(default=(), description="the same, already chosen for test")
     split: Annotated[dict[SplitName, Share], BeforeValidator(_shares)] = Field(
         default={"train": 0.9, "dev": 0.05, "test": 0.05},
-        description="NAME=SHARE: the part of the seconds for each split, together 1"
+        description="NAME=SHARE: the part of the speakers for each split, together 1; of the seconds"
+        " only as far as all speak equally long"
         " (train=0.9 dev=0.05 test=0.05 if not given)",
     )
     seed: int = Field(default=0, description="another seed chooses other speakers for dev and test")
@@ -420,8 +421,8 @@ def check_speakers(speakers: Set[str | None], shares: Mapping[SplitName, float])
     if len(speakers) < len(wanted):
         raise PreparationError(
             f"{len(speakers)} speakers cannot be shared among {', '.join(wanted)}: give recordings"
-            " of more speakers, name the speakers in the manifest, or give --train, --dev and"
-            " --test yourself"
+            " of more speakers, or name the speakers in the manifest (where nobody knows them, a"
+            " session or a call will do), or outside the pipeline give --train, --dev and --test"
         )
 
 

@@ -11,8 +11,11 @@ import torch.distributed as dist
 
 from model.precision import has_bfloat16_units
 
-# The first process evaluates dev alone while the others wait; NCCL's 10 minutes are too short for that.
+# The first process evaluates dev alone while the others wait.
 WAIT = timedelta(hours=6)
+# For all else: a process that hangs, or a node that is lost, must not hold the others' GPUs for hours.
+# More than the first process takes to hand on its state.
+STEP = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,13 @@ class Processes:
         rank: number of this process, from 0.
         world: number of processes.
         device: what it computes on.
+        patient: all processes, for `wait`; None if there is one.
     """
 
     rank: int
     world: int
     device: torch.device
+    patient: dist.ProcessGroup | None = None
 
     @classmethod
     @contextmanager
@@ -39,11 +44,13 @@ class Processes:
         if torch.cuda.is_available():
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
+        patient = None
         if world > 1:
             backend = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=WAIT)
+            dist.init_process_group(backend, timeout=STEP)
+            patient = dist.new_group(backend="gloo", timeout=WAIT)
         try:
-            yield cls(rank, world, device)
+            yield cls(rank, world, device, patient)
         finally:
             if world > 1:
                 dist.destroy_process_group()
@@ -56,7 +63,7 @@ class Processes:
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(self.patient)
 
     def agree(self, value: object) -> bool:
         """Whether all processes hold the same value."""

@@ -140,9 +140,11 @@ class Run:
         speeds, longest = config.augmentation.speeds, config.batches.longest_seconds
         train = [Corpus.read(m, longest, speeds, processes.first) for m in config.train]
         dev = Corpus.read(config.dev, longest, (1.0,), processes.first)
-        utterances = [u for corpus in train for u in corpus.utterances]
         checkpoint = load_checkpoint(config.init)
-        _check_lengths(config, checkpoint, utterances)
+        _check_lengths(config, checkpoint)
+        utterances = [u for corpus in train for u in corpus.utterances]
+        utterances = _with_fitting_texts(checkpoint, utterances, processes.first)
+        _check_letters(config, checkpoint, utterances)
         network = checkpoint.network.to(processes.device)
         # What no loss reaches has no gradient, for which several processes would wait in vain.
         losses = config.losses
@@ -219,10 +221,8 @@ def _check_teacher(config: TrainConfig, checkpoint: Checkpoint, teacher: Teacher
             )
 
 
-def _check_lengths(
-    config: TrainConfig, checkpoint: Checkpoint, utterances: list[Utterance]
-) -> None:
-    """Refuse, before hours of training, what the network cannot hold."""
+def _check_lengths(config: TrainConfig, checkpoint: Checkpoint) -> None:
+    """Refuse, before hours of training, audio that the network cannot hold."""
     dims = checkpoint.config.dimensions
     limit = dims.audio_positions / ENCODER_FRAMES_PER_SECOND - checkpoint.config.tail_seconds
     if config.batches.longest_seconds > limit:
@@ -230,14 +230,31 @@ def _check_lengths(
             f"batches.longest_seconds is {config.batches.longest_seconds}; "
             f"this network takes at most {limit} s"
         )
-    room = dims.text_positions - len(checkpoint.tokenizer.prompt)
-    for utterance in utterances:
-        tokens = len(checkpoint.tokenizer.encode(utterance.written or utterance.text))
-        if tokens > room:
-            raise ValueError(
-                f"the text of {utterance.audio_filepath} has {tokens} tokens; "
-                f"this network takes at most {room}"
-            )
+
+
+def _with_fitting_texts(
+    checkpoint: Checkpoint, utterances: list[Utterance], say: bool
+) -> list[Utterance]:
+    """Leave out, and count, what has more tokens than the network's decoder takes.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    room = checkpoint.config.dimensions.text_positions - len(checkpoint.tokenizer.prompt)
+    kept = [u for u in utterances if len(checkpoint.tokenizer.encode(u.written or u.text)) <= room]
+    if say and len(kept) < len(utterances):
+        print(f"{len(utterances) - len(kept)} left out: their texts have more than {room} tokens")
+    if not kept:
+        raise ValueError(
+            f"all {len(utterances)} texts have more than the {room} tokens that this network takes"
+        )
+    return kept
+
+
+def _check_letters(
+    config: TrainConfig, checkpoint: Checkpoint, utterances: list[Utterance]
+) -> None:
+    """Refuse texts of which the CTC head can spell none; tell how many have letters that it lacks."""
     spelled = sum(checkpoint.characters.covers(u.text) for u in utterances)
     if config.losses.ctc and not spelled:
         raise ValueError(
@@ -282,7 +299,7 @@ def train(config: TrainConfig, saved: Callable[[Path], None] = lambda folder: No
                     f"{config.output} holds another state on each node; "
                     "all processes must see one folder"
                 )
-        elif (config.output / "state.pt").exists():
+        elif (config.output / STATE).exists():
             raise ValueError(
                 f"{config.output} holds a run; go on with --resume true, or choose another"
             )

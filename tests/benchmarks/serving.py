@@ -52,7 +52,7 @@ from training.package import ENTRY_POINT, ROOT, build_package
 from training.scoring import Pair, bootstrap_interval, score
 
 MANY = 16  # callers
-PASSES = 3  # of many callers over all files; see `Client.closed_loop`
+PASSES = 8  # of many callers over all files; see `saturated_speed`
 TAIL_SECONDS = 1.0  # see `recordings`
 PROBE_SECONDS = 10.0
 PROBES = 40

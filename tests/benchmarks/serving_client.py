@@ -52,20 +52,27 @@ class Client:
     def closed_loop(self, passes: Sequence[Sequence[bytes]], callers: int) -> Calls:
         """All files of each pass, by so many callers who each wait for their answer.
 
-        Each pass is in an order of its own, which is the same in each call; `seconds` is for one pass,
-        and texts are those of the first. With few passes a server that batches is not measured at
-        saturation, but while its queue fills and empties.
+        Each pass is in an order of its own, which is the same in each call. Texts are those of the
+        first. `seconds` are those of one pass at saturation, see `saturated_speed`.
         """
         rng = random.Random(0)
         orders = [rng.sample(range(len(contents)), len(contents)) for contents in passes]
         sent = [contents[i] for contents, o in zip(passes, orders, strict=True) for i in o]
-        started = time.perf_counter()
+
+        def call(content: bytes) -> tuple[str, float, float]:
+            started = time.perf_counter()
+            text, _ = self.call(content)
+            return text, started, time.perf_counter()
+
         with ThreadPoolExecutor(callers) as pool:
-            found = list(pool.map(self.call, sent))
-        seconds = (time.perf_counter() - started) / len(passes)
+            found = list(pool.map(call, sent))
         first = dict(zip(orders[0], found, strict=False))
         texts = [first[i][0] for i in range(len(first))]
-        return Calls(texts, [taken for _, taken in found], seconds)
+        latency = [ended - started for _, started, ended in found]
+        work = map(len, sent)
+        times = [(start, end, size) for (_, start, end), size in zip(found, work, strict=True)]
+        speed = saturated_speed(times, callers)
+        return Calls(texts, latency, sum(map(len, sent)) / len(passes) / speed)
 
     def probe(
         self, contents: Sequence[bytes], others: Sequence[bytes], rate: float, seed: int
@@ -103,6 +110,22 @@ class Client:
                 time.sleep(max(0.0, due - time.perf_counter()))
                 sent.append(pool.submit(send, content, due))
             return [future.result() for future in sent]
+
+
+def saturated_speed(calls: Sequence[tuple[float, float, int]], callers: int) -> float:
+    """Return the work a second that was answered while all callers waited.
+
+    Counted is what was answered from each caller's second request on until the last request was sent. At
+    first all wait for the same batches, and after the last request a queue empties: both take a server
+    that batches longer than another, and neither is saturation.
+
+    Args:
+        calls: of each call its start, its end, and its work; three times as many as callers, or more.
+        callers: who call at the same time.
+    """
+    begin = sorted(end for _, end, _ in calls)[callers - 1]
+    last = max(start for start, _, _ in calls)
+    return sum(work for _, end, work in calls if begin < end <= last) / (last - begin)
 
 
 def in_turn(

@@ -162,4 +162,12 @@ def bad() -> tuple[Sent, ...]:
         form("unknown format", wav, response_format="yaml", status=400, error="invalid_value"),
         form("two files", wav, wav, status=400, error="repeated_field"),
         form("unknown field", wav, colour="red", status=400, error="unknown_field"),
+        form("1,000 fields", wav, hotwords=["word"] * 1000, status=400, error="invalid_value"),
+        raw(
+            "JSON, 600 deep",
+            b'{"audio": "AA==", "mode": ' + b"[" * 600 + b"]" * 600 + b"}",
+            400,
+            "invalid_value",
+            {"Content-Type": "application/json"},
+        ),
     )

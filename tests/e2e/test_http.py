@@ -186,6 +186,7 @@ def test_word_times_come_with_both_granularities(server: TorchServe) -> None:
     )
     for body in (accurate, fast):
         assert {"words", "segments"} <= set(body)
+        assert [word["word"] for word in body["words"]] == body["text"].split() != []
         times = [(word["start"], word["end"]) for word in body["words"]]
         assert times == sorted(times)
         assert all(0 <= start <= end <= body["duration"] for start, end in times)

@@ -1,6 +1,7 @@
 """Starting and stopping a real TorchServe, and the two commands that do it for a person."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,11 @@ def group_of(folder: Path) -> list[psutil.Process]:
         if str(folder) in text and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
+
+
+def without_proxies() -> dict[str, str]:
+    """This process' environment without the variables that name a proxy, or what goes past it."""
+    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
 
 
 def assert_nothing_left(folder: Path) -> None:
@@ -76,6 +82,16 @@ def test_without_an_archive_the_command_to_make_one_is_named(tmp_path: Path) -> 
         pass
 
 
+def test_an_address_of_another_machine_is_named(model_store: Path) -> None:
+    # 192.0.2.1 is for documentation (RFC 5737): nobody has it.
+    for host in ("192.0.2.1", "no.such.host.invalid", "::1"):
+        with (
+            pytest.raises(ServerError, match=f"cannot listen at '{host}'"),
+            TorchServe(model_store, host=host),
+        ):
+            pass
+
+
 def test_a_taken_port_is_named(server: TorchServe, model_store: Path) -> None:
     with (
         pytest.raises(ServerError, match=str(server.ports.inference)),
@@ -86,18 +102,29 @@ def test_a_taken_port_is_named(server: TorchServe, model_store: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 0)]
+)
 def test_serve_prints_a_curl_line_that_works_and_a_signal_ends_everything(
-    model_store: Path, private_tmp: Path, tmp_path: Path, number: signal.Signals
+    model_store: Path, private_tmp: Path, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
+    # Another address of loopback, which the printed line must name; and a proxy that there is not.
     command = [sys.executable, "-m", "handler.serve", "--model-store", str(model_store)]
-    # A background job starts with Ctrl-C ignored, and hands that on; a terminal does not.
+    command += ["--host", "127.0.0.2"]
+
+    def as_in_a_terminal() -> None:
+        # A background job starts with Ctrl-C, and under nohup with SIGHUP, ignored, and hands that on.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    proxy = f"http://127.0.0.1:{Ports.free().inference}"
     process = subprocess.Popen(
         command,
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        env={**without_proxies(), "http_proxy": proxy, "HTTP_PROXY": proxy},
+        preexec_fn=as_in_a_terminal,
     )
     try:
         assert process.stdout is not None
@@ -108,16 +135,18 @@ def test_serve_prints_a_curl_line_that_works_and_a_signal_ends_everything(
             lines.append(line)
         (tmp_path / "recording.wav").write_bytes(encoded(speech()))
         start = next(i for i, line in enumerate(lines) if line.lstrip().startswith("curl"))
+        assert "http://127.0.0.2:" in lines[start]
         curl = subprocess.run(
             ["bash", "-c", "".join(lines[start : start + 3])],
             cwd=tmp_path,
+            env=without_proxies(),
             capture_output=True,
             text=True,
             check=False,
         )
         assert '"text"' in curl.stdout, curl
         process.send_signal(number)
-        assert process.wait(60) == (143 if number == signal.SIGTERM else 0)
+        assert process.wait(60) == status
     finally:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGTERM)
@@ -136,6 +165,7 @@ def test_demo_prints_text_and_word_times_and_the_error_of_a_file_that_is_no_audi
     done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr  # one of the two was refused
     assert "x real time" in done.stdout
+    assert re.search(r"^ +\d+\.\d\d - +\d+\.\d\d  \w", done.stdout, re.MULTILINE)
     assert "refused with 400: the file begins with" in done.stdout
     assert "1 of 2 files transcribed; TorchServe is stopped." in done.stdout
     assert_nothing_left(private_tmp)

@@ -16,6 +16,7 @@ from typing import Any, Self
 import requests
 import yaml
 
+from handler.pod_key import KEY
 from handler.server import Ports
 from store import ModelStore, StoreConfig
 from training.package import ROOT
@@ -57,6 +58,7 @@ class Pod:
         self._folder = tempfile.TemporaryDirectory(prefix="pod-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
         self.temporary = self.folder / "server"
+        self.key = self.folder / "models" / KEY
 
     @property
     def predictions_url(self) -> str:
@@ -105,7 +107,7 @@ class Pod:
         self._run(
             *("handler.exporter", "--host", "127.0.0.1", "--port", str(self.exporter_port)),
             *("--management", self.management_url, "--interval", "0.2"),
-            *("--served", str(self.folder / "models" / "served.json")),
+            *("--served", str(self.folder / "models" / "served.json"), "--key", str(self.key)),
         )
 
         def answers() -> bool:
@@ -133,7 +135,8 @@ class Pod:
         """The preStop hook; returns at once."""
         return self._run(
             *("handler.drain", "--folder", str(self.temporary)),
-            *("--management", self.management_url, "--exporter", self.exporter_url),
+            *("--management", self.management_url),
+            *("--exporter", self.exporter_url, "--key", str(self.key)),
             *arguments,
         )
 

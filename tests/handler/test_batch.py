@@ -19,6 +19,7 @@ from handler.batch import BatchAnswer, BatchTranscriber, DeviceLostError, Item
 from handler.config import HandlerConfig
 from handler.transport import Part
 from model.audio import SAMPLE_RATE
+from model.hotwords import Hotword
 from model.recognizer import BatchResult, Recognizer, TranscribeOptions
 from model.transcript import Transcript
 
@@ -33,11 +34,13 @@ class FragileRecognizer:
     def __init__(self, fail: Callable[[], None]) -> None:
         self.fail = fail
         self.calls: list[int] = []
+        self.options: list[TranscribeOptions] = []
 
     def transcribe(
         self, waveforms: Sequence[Tensor], options: Sequence[TranscribeOptions]
     ) -> BatchResult:
         self.calls.append(len(waveforms))
+        self.options += options
         seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
         if POISON_SECONDS in seconds:
             self.fail()
@@ -79,6 +82,46 @@ def test_a_bad_file_never_reaches_the_model() -> None:
     assert [a.status for a in batch.answers] == [200, 400, 200]
     assert [a.body.strip() for a in batch.answers[::2]] == ["1 seconds", "2 seconds"]
     assert (batch.audio_seconds, batch.padded_seconds) == (3, 4)
+
+
+def test_each_recording_is_recognized_with_the_options_of_its_request() -> None:
+    sent: list[tuple[dict[str, str], TranscribeOptions]] = [
+        ({}, TranscribeOptions("accurate", word_timestamps=False)),
+        (
+            {"mode": "fast", "hotwords": "Hof Brau:2", "response_format": "srt"},
+            TranscribeOptions("fast", word_timestamps=True, hotwords=(Hotword("Hof Brau", 2.0),)),
+        ),
+        (
+            {"prompt": "At O'Farrell's.", "beam_size": "2", "response_format": "verbose_json"},
+            TranscribeOptions(
+                "accurate", word_timestamps=True, prompt="At O'Farrell's.", beam_size=2
+            ),
+        ),
+    ]
+    recognizer = FragileRecognizer(raising(AssertionError()))
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    items = [
+        Item(
+            f"request-{number}",
+            [
+                Part("file", "", wav(1)),
+                *(Part(name, "", value.encode()) for name, value in fields.items()),
+            ],
+            headers,
+        )
+        for number, (fields, _) in enumerate(sent)
+    ]
+    batch = transcriber(recognizer).answer(items)
+    assert [a.status for a in batch.answers] == [200] * 3, batch.answers
+    assert recognizer.options == [options for _, options in sent]
+
+
+def test_a_pod_may_allow_less_than_the_archive() -> None:
+    recognizer = FragileRecognizer(raising(AssertionError()))
+    for limits in ({"max_audio_seconds": 1.5}, {"max_audio_bytes": len(wav(2)) - 1}):
+        small = BatchTranscriber(cast(Recognizer, recognizer), HandlerConfig(**limits), 2)
+        batch = small.answer([item(wav(1), 0), item(wav(2), 1)])
+        assert [a.status for a in batch.answers] == [200, 413]
 
 
 def test_long_recordings_of_a_batch_are_recognized_before_more_is_decoded(

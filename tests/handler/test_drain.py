@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from handler.busy import busy, is_busy
-from handler.drain import PID_FILE, Drain, NoWorkerError, is_idle, main
+from handler.drain import PID_FILE, POLL_SECONDS, Drain, NoWorkerError, is_idle, main
 from handler.management import ManagementError, ModelState, describe
+from handler.pod_key import KEY, write_key
 from handler.server import Ports
 from training.package import ROOT
 
@@ -36,6 +37,7 @@ def test_it_waits_until_there_is_nothing_left() -> None:
 
     assert QUICK.wait(idle)
     assert seen[:3] == [False, False, True]
+    assert len(seen) > 3  # and for as long as it takes to settle
 
 
 def test_a_short_pause_between_two_batches_is_not_the_end() -> None:
@@ -46,8 +48,11 @@ def test_a_short_pause_between_two_batches_is_not_the_end() -> None:
         seen.append(states())
         return seen[-1]
 
-    assert QUICK.wait(idle)
-    assert False in seen  # it looked again after the pause
+    settle = 4 * POLL_SECONDS
+    assert Drain(propagation=0.0, settle=settle, timeout=60.0).wait(idle)
+    # After the pause it begins to settle anew. A slow machine looks less often, but twice at least.
+    assert seen[:3] == [True, False, False]
+    assert len(seen) >= 5 and all(seen[3:])
 
 
 def test_what_never_ends_is_given_up_at_the_deadline() -> None:
@@ -180,6 +185,23 @@ def test_two_drains_at_once_wait_for_the_same_work(tmp_path: Path) -> None:
             with busy(tmp_path):  # a worker is not held up by those who look
                 pass
         assert all(drain.result() for drain in drains)
+
+
+def test_an_exporter_that_was_not_told_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.drain.LOST_SECONDS", 0.0)
+    ports = Ports.free()
+    write_key(tmp_path)
+    command = ["--propagation", "0", "--timeout", "60", "--folder", str(tmp_path)]
+    command += ["--management", f"http://127.0.0.1:{ports.management}"]
+    command += ["--exporter", f"http://127.0.0.1:{ports.inference}"]
+    for key in (KEY, "there-is-none"):
+        assert main([*command, "--key", str(tmp_path / key)]) == 1
+        assert "the exporter was not told of the drain" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "--exporter needs --key" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from handler.fetch import ARCHIVE, fetch, main
+from handler.pod_key import KEY as POD_KEY
 from handler.served import RECORD
 from store import ModelStore, StoreConfig, StoreError
 from tests.s3_server import S3Server
@@ -77,7 +78,7 @@ def test_the_version_in_production_is_put_in_place(store: ModelStore, tmp_path: 
     assert main(["--output", str(tmp_path)]) == 0
     sha256 = store.release("v7").sha256
     assert served(tmp_path) == {"version": "v7", "sha256": sha256, "pinned": False}
-    assert sorted(path.name for path in tmp_path.iterdir()) == [ARCHIVE, RECORD]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ARCHIVE, POD_KEY, RECORD]
 
 
 def test_a_pinned_version_wins_over_production(
@@ -217,7 +218,7 @@ def test_half_a_download_is_gone_on_with_and_never_served(
         assert main(["--output", str(output)]) == 0
         asked = [item.headers.get("range") for item in proxy.requests if "asr.mar" in item.target]
         assert f"bytes={half}-" in asked
-        assert sorted(path.name for path in output.iterdir()) == [ARCHIVE, RECORD]
+        assert sorted(path.name for path in output.iterdir()) == [ARCHIVE, POD_KEY, RECORD]
 
 
 def test_without_a_store_its_variable_is_named(

@@ -41,9 +41,10 @@ def recorder(metric: Any, seen: list[tuple[float, list[str]]]) -> Callable[..., 
     return record
 
 
-def test_torchserve_accepts_every_value_with_its_dimensions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def reported(
+    batch: BatchAnswer, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[tuple[float, list[str]]]]:
+    """What TorchServe is given for a batch: of each metric the values with their dimensions."""
     cache = MetricsCacheYamlImpl(str(DECLARED))
     cache.initialize_cache()
     cache.model_name = "asr"
@@ -54,6 +55,13 @@ def test_torchserve_accepts_every_value_with_its_dimensions(
             monkeypatch.setattr(
                 metric, "add_or_update", recorder(metric, seen.setdefault(name, []))
             )
+    metrics.report(batch, cache)
+    return {name: values for name, values in seen.items() if values}
+
+
+def test_torchserve_accepts_every_value_with_its_dimensions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     batch = BatchAnswer(
         answers=[Answer("text"), Answer("{}", error="not_audio"), Answer("{}", error="not_audio")],
         decode_seconds=0.5,
@@ -62,9 +70,8 @@ def test_torchserve_accepts_every_value_with_its_dimensions(
         heard_seconds=10.0,
         padded_seconds=12.5,
     )
-    metrics.report(batch, cache)
     model = ["asr", "Model"]
-    assert seen == {
+    assert reported(batch, monkeypatch) == {
         metrics.BATCH_SIZE: [(3, model)],
         metrics.DECODE_SECONDS: [(0.5, model)],
         metrics.MODEL_SECONDS: [(1.5, model)],
@@ -75,13 +82,10 @@ def test_torchserve_accepts_every_value_with_its_dimensions(
     }
 
 
-def test_a_batch_of_silence_reports_no_padding() -> None:
-    cache = MetricsCacheYamlImpl(str(DECLARED))
-    cache.initialize_cache()
-    cache.model_name = "asr"
-    metrics.report(
-        BatchAnswer(
-            [Answer("")], 0.1, 0.1, audio_seconds=5.0, heard_seconds=0.0, padded_seconds=0.0
-        ),
-        cache,
+def test_a_batch_of_silence_reports_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = BatchAnswer(
+        [Answer("")], 0.1, 0.1, audio_seconds=5.0, heard_seconds=0.0, padded_seconds=0.0
     )
+    found = reported(batch, monkeypatch)
+    assert metrics.REAL_TIME_FACTOR in found
+    assert metrics.PADDED_FRACTION not in found

@@ -19,7 +19,7 @@ from handler.busy import is_busy
 from handler.management import describe
 from handler.server import Ports
 from loadtest.recordings import Recording
-from loadtest.transports import Grpc
+from loadtest.transports import QUEUE_FULL, Grpc
 from tests.e2e.inputs import encoded, speech
 from tests.handler.pod import Pod, publish, wait_until
 from tests.helm.chart import CHART, of_kind, render, values_of
@@ -133,15 +133,24 @@ def test_dashboard_and_rules_name_only_what_the_pod_exposes(pod: Pod) -> None:
     assert call(pod, b"no audio", audio).status_code == 400
     form = {**audio, "Content-Type": "application/x-www-form-urlencoded"}
     assert call(pod, b"a=%", form).status_code == 500  # TorchServe's own; see docs/endpoint.md
+    part = (
+        b'--b\r\nContent-Disposition: form-data; name="mode"\r\nContent-Type: text/plain; charset=x'
+    )
+    form["Content-Type"] = "multipart/form-data; boundary=b"
+    assert call(pod, part + b"\r\n\r\nfast\r\n--b--\r\n", form).status_code == 500  # the same
     exposed = set(re.findall(r"^([A-Za-z_]\w*)[ {]", pod.metrics(), re.MULTILINE))
     assert queried_metrics() - FOREIGN - exposed == set()
     assert queried_metrics() >= FOREIGN
 
 
 def test_nobody_but_the_pod_itself_can_end_it(pod: Pod) -> None:
-    assert requests.post(f"{pod.exporter_url}/metrics", timeout=10).status_code == 403
+    for headers in ({}, {"Authorization": "Bearer "}, pod.authorization):
+        answer = requests.post(f"{pod.exporter_url}/drain", headers=headers, timeout=10)
+        assert answer.status_code == 403
     assert requests.get(f"{pod.exporter_url}/drain", timeout=10).status_code == 404
     assert pod.ready()
+    # Not even who runs in another container, as another user.
+    assert pod.key.stat().st_mode & 0o077 == 0
 
 
 def test_under_load_the_pod_ends_without_losing_or_refusing_a_request(store: Path) -> None:
@@ -244,6 +253,35 @@ def test_a_drain_that_cannot_end_gives_up_at_its_deadline(pod: Pod) -> None:
         assert drain.wait(30) == 1
         assert "requests may be lost" in pod.log()
         assert long.result().status_code == 200
+
+
+def test_a_full_queue_refuses_at_once_and_a_killed_worker_costs_its_own_requests(
+    store: Path,
+) -> None:
+    with Pod(store, {"batchSize": 1, "jobQueueSize": 1}) as pod:
+        pod.fetch()
+        pod.start_exporter()
+        pod.start_server()
+        wait_until(pod.ready, "a worker is READY")
+        headers = {"Content-Type": "audio/wav", **pod.authorization}
+        body = sound(600)
+        with ThreadPoolExecutor(3) as callers:
+            working = callers.submit(call, pod, body, headers)
+            wait_until(lambda: is_busy(pod.temporary), "the worker is busy")
+            waiting = callers.submit(call, pod, sound(0.5), headers)
+            wait_until(lambda: describe(pod.management_url).pending == 1, "the queue is full")
+            refused = call(pod, sound(0.5), headers)
+            assert refused.status_code == 503
+            # By these words the load test tells a full queue from an outage, over gRPC as well.
+            assert QUEUE_FULL in refused.json()["message"]
+            url = f"{pod.management_url}/models/asr"
+            (worker,) = requests.get(url, timeout=30).json()[0]["workers"]
+            os.kill(worker["pid"], signal.SIGSEGV)  # SIGKILL is taken for a lack of memory: 507
+            died = working.result()
+            assert (died.status_code, died.json()["message"]) == (500, "Worker died.")
+            # The queue waits for the next worker.
+            assert waiting.result().status_code == 200
+        assert describe(pod.management_url).ready == 1
 
 
 def test_grpc_answers_where_the_chart_opens_it_and_only_there(store: Path) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.errors import RequestError, error_body
-from handler.request import Served, TranscriptionRequest, parse_request
-from handler.transport import Part
+from handler.request import OPTION_NAMES, Served, TranscriptionRequest, parse_request
+from handler.transport import MOST_PARTS, Part
 from model.hotwords import Hotword
 
 SERVED = Served(("asr", "whisper-1"), ("en", "english"))
@@ -133,18 +133,22 @@ def test_an_impossible_choice_is_named_with_the_possible_ones(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "allowed"),
     [
-        ("temperature", "0.7"),
-        ("temperature", "nan"),
-        ("temperature", "warm"),
-        ("stream", "true"),
+        ("temperature", "0.7", "only 0 "),
+        ("temperature", "nan", "only 0 "),
+        ("temperature", "warm", "only 0 "),
+        ("stream", "true", "only false "),
+        ("stream", "maybe", "only false "),
     ],
 )
-def test_what_would_change_the_text_is_refused_and_not_ignored(name: str, value: str) -> None:
+def test_what_would_change_the_text_is_refused_and_not_ignored(
+    name: str, value: str, allowed: str
+) -> None:
     error = refused(form, ("file", AUDIO), (name, value))
     assert error.param == name
     assert value in str(error)
+    assert allowed in str(error)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +170,55 @@ def test_hotwords_are_a_list_with_weights(fields: list[tuple[str, str]]) -> None
     assert json_body(json.dumps(body)).options.hotwords == expected
     header = {"X-Steno-Hotwords": ",".join(words)}
     assert raw(AUDIO, header).options.hotwords == expected
+
+
+def test_null_is_not_given() -> None:
+    nothing = dict.fromkeys(OPTION_NAMES)
+    request = json_body(json.dumps({"audio": "AA==", **nothing}))
+    assert request.options == json_body('{"audio": "AA=="}').options
+    header = {"X-Steno-Mode": "fast"}
+    assert json_body('{"audio": "AA==", "mode": null}', header).options.mode == "fast"
+    error = refused(json_body, '{"audio": "AA==", "hotwords": [null]}')
+    assert "hotwords is null: a hot word is text" in str(error)
+    assert refused(json_body, '{"audio": "AA==", "colour": null}').type == "unknown_field"
+    twice = '{"audio": "AA==", "mode": null, "mode": "fast"}'
+    assert refused(json_body, twice).type == "repeated_field"
+
+
+@pytest.mark.parametrize("name", ["hotwords", "timestamp_granularities", "mode", "prompt"])
+@pytest.mark.parametrize("value", ["{}", '{"a": 2}', '{"word": {"a": [1]}}'])
+def test_an_object_is_no_list_and_no_text(name: str, value: str) -> None:
+    body = f'{{"audio": "AA==", "response_format": "verbose_json", "{name}": {value}}}'
+    error = refused(json_body, body)
+    assert error.type == "invalid_value"
+    assert " is an object: " in str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("true", "true"),
+        ("null", "null"),
+        ("1.5", "1.5"),
+        ("[[1]]", "a list"),
+        ('"!\\n?"', r"'!\n?'"),
+    ],
+)
+def test_a_value_is_shown_as_json_has_it(value: str, shown: str) -> None:
+    error = refused(json_body, f'{{"audio": "AA==", "hotwords": [{value}]}}')
+    assert f"hotwords is {shown}: " in str(error)
+
+
+@pytest.mark.parametrize(
+    ("start", "type"), [('"audio": "AA==", "mode"', "invalid_value"), ('"audio"', "invalid_base64")]
+)
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_a_deep_value_is_refused_like_a_shallow_one(
+    start: str, type: str, opening: str, closing: str
+) -> None:
+    for depth in (1, 400, 600, 800):
+        body = f"{{{start}: {opening * depth}1{closing * depth}}}"
+        assert refused(json_body, body).type == type
 
 
 def test_no_hotwords_and_no_prompt_are_the_default() -> None:
@@ -272,6 +325,32 @@ def test_an_unknown_field_is_named() -> None:
     assert "response_format" in str(error)
 
 
+def test_a_form_of_more_fields_than_any_request_needs_is_refused() -> None:
+    most = [("hotwords", " ")] * (MOST_PARTS - 1)
+    assert form(("file", AUDIO), *most).options.hotwords == ()
+    error = refused(form, ("file", AUDIO), *most, ("mode", "fast"))
+    assert (error.type, error.param) == ("invalid_value", None)
+    assert "more than 300 fields" in str(error)
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "audio/wav", ""])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_query_beside_the_body_is_named(media_type: str, first: bool) -> None:
+    """TorchServe hands it over on some of its own paths, such as /invocations."""
+    parts = [field("mode", "fast"), field("body", '{"audio": "AA=="}')]
+    with pytest.raises(RequestError, match="a query string is not read") as caught:
+        parse_request(parts if first else parts[::-1], {"content-type": media_type}, SERVED)
+    assert caught.value.param == "mode"
+
+
+def test_grpc_has_no_content_type_and_sends_a_form() -> None:
+    parts = [field("file", AUDIO), field("mode", "fast")]
+    request = parse_request(parts, {}, SERVED)
+    assert (request.audio, request.options.mode) == (AUDIO, "fast")
+    with pytest.raises(RequestError):
+        parse_request([field("body", AUDIO), field("data", AUDIO)], {}, SERVED)
+
+
 def test_two_files_and_no_file_are_refused() -> None:
     assert refused(form, ("file", AUDIO), ("file", AUDIO)).type == "repeated_field"
     assert refused(form, ("mode", "fast")).type == "missing_field"
@@ -322,23 +401,33 @@ def test_bad_json_is_refused(body: str | bytes, type: str) -> None:
     assert refused(json_body, body).type == type
 
 
-@given(st.binary(max_size=200), st.sampled_from(["multipart/form-data", "application/json", "a/b"]))
+NAMES = st.sampled_from(["file", "body", "data", "timestamp_granularities[]", *OPTION_NAMES, "x"])
+WORDS = st.text(st.sampled_from("a0 :,\u00e9\x00\U0001f600"), max_size=4)
+WRITTEN = WORDS.map(str.encode) | st.sampled_from([b"fast", b"word", b"1", b"\xff"])
+
+
+@given(
+    st.binary(max_size=200), st.sampled_from(["application/json", "a/b", "", ";", "MULTIPART/x"])
+)
 def test_no_body_causes_anything_but_a_request_or_a_4xx(body: bytes, media_type: str) -> None:
     part = Part("body", "", body)
     assert outcome(parse_request, [part], {"content-type": media_type}, SERVED) in OUTCOMES
 
 
-WORDS = st.text(st.sampled_from("a0 \u00e9\x00\U0001f600"), max_size=4)
+@given(st.lists(st.builds(Part, NAMES, st.just(""), WRITTEN), max_size=6), st.booleans())
+def test_no_form_causes_anything_but_a_request_or_a_4xx(parts: list[Part], file: bool) -> None:
+    sent = [*parts, field("file", AUDIO)] if file else parts
+    for headers in (FORM, {}, JSON):
+        assert outcome(parse_request, sent, headers, SERVED) in OUTCOMES
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(
-            ["mode", "model", "prompt", "stream", "temperature", "language", "hotwords", "other"]
-        ),
-        st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.lists(WORDS),
-    )
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | WORDS
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner), max_leaves=8
 )
+
+
+@given(st.dictionaries(NAMES, VALUES))
 def test_no_json_option_causes_anything_but_a_request_or_a_4xx(options: dict[str, Any]) -> None:
     assert outcome(json_body, json.dumps({"audio": "", **options})) in OUTCOMES
 

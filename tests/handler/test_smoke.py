@@ -15,7 +15,7 @@ from handler.server import Ports
 
 
 @contextmanager
-def endpoint(*statuses: int, port: int = 0) -> Iterator[tuple[str, list[int]]]:
+def endpoint(*statuses: int, port: int = 0, page: str = "") -> Iterator[tuple[str, list[int]]]:
     """An endpoint that answers with these, one after the other, and the list of its answers."""
     given: list[int] = []
 
@@ -24,7 +24,8 @@ def endpoint(*statuses: int, port: int = 0) -> Iterator[tuple[str, list[int]]]:
             self.rfile.read(int(self.headers["Content-Length"]))
             known = self.headers["Authorization"] in (None, "Bearer first-of-the-tokens")
             given.append(statuses[min(len(given), len(statuses) - 1)] if known else 401)
-            body = json.dumps({"text": "Lights on." if given[-1] == 200 else "no"}).encode()
+            text = json.dumps({"text": "Lights on." if given[-1] == 200 else "no"})
+            body = (page or text).encode()
             self.send_response(given[-1])
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -98,3 +99,13 @@ def test_the_first_token_is_shown_and_no_comment(
         assert smoke.main([*clip, "--url", url, "--tokens", str(tokens)]) == 1
     assert given == [200]
     assert f"{tokens} holds no token" in capsys.readouterr().err
+
+
+def test_a_page_that_is_no_transcript_is_shown(
+    clip: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gateway's log-in page comes with 200, too."""
+    for page in ("<html>Log in</html>", '{"message": "Log in"}', '["Log in"]'):
+        with endpoint(200, page=page) as (url, _):
+            assert smoke.main([*clip, "--url", url]) == 1
+        assert f"answers with no transcript: {page}" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from handler.launch import Addresses
+from handler.pod_key import KEY
 from tests.helm.chart import NAMESPACE, Manifest, of_kind
 
 Check = Callable[[list[Manifest]], Iterator[str]]
@@ -353,6 +354,13 @@ def the_pod_ends_without_loss(manifests: list[Manifest]) -> Iterator[str]:
             yield f"the drain tells {drain['--exporter']}"
         if options_of(server["args"]).get("--exporter") != address:
             yield "a server that is started again stays unready: its exporter does not hear of it"
+        keys = {
+            f"{options_of(server['args'])['--model-store']}/{KEY}",
+            drain.get("--key"),
+            options_of(exporter["args"]).get("--key"),
+        }
+        if len(keys) > 1:
+            yield f"the exporter does not believe the drain or the server: their keys are {keys}"
         timeout = float(drain.get("--timeout", 0))
         if float(drain.get("--propagation", 0)) >= timeout:
             yield "the drain is over before anybody has heard of it"

@@ -37,6 +37,12 @@ FAULTS = [
         "            - --exporter={{ $exporter }}\n            {{- if",
         "            {{- if",
     ),
+    (
+        DEPLOYMENT,
+        "--served=/models/served.json\n            - --key",
+        "--served=/x\n            - --k",
+    ),
+    (DEPLOYMENT, "- --key={{ $key }}\n                  - --propagation", "- --propagation"),
     (DEPLOYMENT, "- --propagation=", "- --propogation="),
     ("_helpers.tpl", "add .Values.drain.timeoutSeconds 30", "30"),
     (DEPLOYMENT, "restartPolicy: Always\n", "\n"),

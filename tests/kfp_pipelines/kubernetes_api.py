@@ -22,7 +22,7 @@ class KubernetesApi:
         self.pinned: str | None = None
         self.progress_deadline = 0
         self.looks_away = 0  # so many are not answered, as while its node is renewed
-        self.away = 503
+        self.away, self.away_to, self.away_message = 503, {"GET"}, ""
         self.annotations: dict[str, str] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.job_condition: dict[str, str] = {"type": "Complete", "status": "True"}
@@ -93,6 +93,8 @@ class KubernetesApi:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self._is_away():
+                    return None
                 if self.path != TRAIN_JOBS:
                     return self._answer(404, {"kind": "Status", "code": 404})
                 name = body["metadata"]["name"]
@@ -105,14 +107,15 @@ class KubernetesApi:
             def do_DELETE(self) -> None:
                 path, _, query = self.path.partition("?")
                 assert query == "propagationPolicy=Foreground"  # else its pods are there yet
+                if self._is_away():
+                    return
                 job = api.jobs[path.removeprefix(f"{TRAIN_JOBS}/")]
                 job["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
                 self._answer(200, job)
 
             def do_GET(self) -> None:
-                if api.looks_away:
-                    api.looks_away -= 1
-                    return self._answer(api.away, {"kind": "Status", "code": api.away})
+                if self._is_away():
+                    return None
                 if (name := self.path.removeprefix(f"{TRAIN_JOBS}/")) in api.jobs:
                     return self._answer_job(name)
                 if self._is_ours():
@@ -122,6 +125,8 @@ class KubernetesApi:
 
             def do_PATCH(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self._is_away():
+                    return
                 if self._is_ours():
                     api.annotations |= body["spec"]["template"]["metadata"]["annotations"]
                     api.generation += 1
@@ -136,6 +141,14 @@ class KubernetesApi:
                         return self._answer(404, {"kind": "Status", "code": 404})
                     api.looks_until_gone -= 1
                 return self._answer(200, job)
+
+            def _is_away(self) -> bool:
+                if not api.looks_away or self.command not in api.away_to:
+                    return False
+                api.looks_away -= 1
+                status = {"kind": "Status", "code": api.away, "message": api.away_message}
+                self._answer(api.away, status)
+                return True
 
             def _is_ours(self) -> bool:
                 if self.headers["Authorization"] != f"Bearer {TOKEN}":

@@ -69,11 +69,12 @@ def test_pods_that_do_not_get_ready_are_an_error_with_the_clusters_reason(
         serving().take_up("v7")
 
 
+@pytest.mark.parametrize("request_", ["GET", "PATCH"])
 @pytest.mark.parametrize("status", [503, 429])
 def test_an_api_that_is_away_or_busy_for_a_while_takes_no_version_back(
-    cluster: KubernetesApi, status: int
+    cluster: KubernetesApi, status: int, request_: str
 ) -> None:
-    cluster.away, cluster.looks_away = status, 5
+    cluster.away, cluster.looks_away, cluster.away_to = status, 5, {request_}
     serving().take_up("v7")
     assert cluster.looks_away == 0
     assert cluster.ready == cluster.replicas
@@ -83,6 +84,23 @@ def test_an_api_that_stays_away_is_told(cluster: KubernetesApi) -> None:
     cluster.looks_away = 10_000
     with pytest.raises(ServingError, match=r"not rolled out within 0 s: .* \(503\)"):
         serving(timeout=0.2).take_up("v7")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("", "may not patch it; k8s/pipeline-rbac.yaml allows it (403)"),
+        ('deployments.apps "steno" is forbidden: User "x" cannot patch resource', "pipeline-rbac"),
+        ('admission webhook "p" denied the request: no tag', 'webhook "p" denied the request: no'),
+    ],
+)
+def test_who_refuses_says_why(cluster: KubernetesApi, message: str, shown: str) -> None:
+    cluster.away, cluster.looks_away, cluster.away_to = 403, 1, {"PATCH"}
+    cluster.away_message = message
+    with pytest.raises(ServingError) as refused:
+        serving().take_up("v7")
+    assert shown in str(refused.value)
+    assert cluster.looks_away == 0
 
 
 def test_the_wait_has_an_end(cluster: KubernetesApi) -> None:

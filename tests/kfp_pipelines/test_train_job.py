@@ -118,13 +118,22 @@ def test_a_job_that_failed_is_told_and_makes_way_for_another(cluster: Kubernetes
     assert not cluster.jobs
 
 
+@pytest.mark.parametrize("request_", ["GET", "POST"])
 @pytest.mark.parametrize("status", [503, 429])
 def test_an_api_that_is_away_or_busy_for_a_while_fails_no_training(
-    cluster: KubernetesApi, status: int
+    cluster: KubernetesApi, status: int, request_: str
 ) -> None:
-    cluster.away, cluster.looks_away = status, 5
+    cluster.away, cluster.looks_away, cluster.away_to = status, 5, {request_}
     run_train_job(VALUES, poll=0.01)
     assert cluster.looks_away == 0
+
+
+def test_a_job_that_failed_is_deleted_as_soon_as_the_api_is_back(cluster: KubernetesApi) -> None:
+    cluster.job_condition = {"type": "Failed", "status": "True", "message": "a node was lost"}
+    cluster.away, cluster.looks_away, cluster.away_to = 503, 3, {"DELETE"}
+    with pytest.raises(TrainJobError, match="TrainJob steno-1 failed: a node was lost"):
+        run_train_job(VALUES, poll=0.01)
+    assert not cluster.jobs
 
 
 def test_an_api_that_refuses_is_no_api_that_is_away(cluster: KubernetesApi) -> None:

@@ -66,6 +66,26 @@ def test_several_texts_find_what_greedy_search_misses(table):
     assert len(found.logprobs) == len(found.tokens) + 1
 
 
+def test_a_text_that_loops_is_no_bar_for_one_that_ends(table):
+    """At its cycle's end a loop is more probable than any whole text, and never has an end."""
+    says = {
+        "start": {"a": 0.9, "b": 0.1},
+        "a": {"a": 1.0},
+        "b": {"c": 0.4, "d": 0.3},
+        "c": {"end": 0.5, "d": 0.5},
+        "d": {"end": 1.0},
+    }
+    decoder, audio, tokenizer = table(says)
+    (found,) = beam_search(decoder, *audio, tokenizer, [tokenizer.prompt], [None], 3)
+    assert not found.looped
+    assert tokenizer.decode(found.tokens) == "bd"
+    says["b"] = {"b": 1.0}
+    decoder, audio, tokenizer = table(says)
+    (found,) = beam_search(decoder, *audio, tokenizer, [tokenizer.prompt], [None], 3)
+    assert found.looped  # nothing else is there
+    assert tokenizer.decode(found.tokens).startswith("aa")
+
+
 def test_an_end_that_comes_second_does_not_cut_what_was_heard(table):
     words = list("abcdefghijklmnop")
     says = {"start": {words[0]: 0.8, "end": 0.2}} | {

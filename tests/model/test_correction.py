@@ -102,6 +102,7 @@ def corrected(
         ("an ice cream", {" cream": {"-": 0.9}}, "An ice-cream"),
         ("water mark", {" mark": {"mark": 0.9}}, "Watermark"),
         ("water mark", {" mark": {"mark": 0.25, ",": 0.7}}, "Water, mark"),
+        ("water mark", {" mark": {"mark": 0.25, ".": 0.7}}, "Water. Mark"),
         ("the cat set", {"": {".": 0.6, "": 0.3}}, "The cat set."),
         ("the cat set", {"": {".": 0.3, "": 0.6}}, "The cat set"),
         ("the cat set", {"": {"?": 0.4, ".": 0.3, " on": 0.2}}, "The cat set?"),
@@ -149,6 +150,7 @@ def test_a_words_probability_is_that_of_what_is_written(tokenizer):
         ({"near care": "Near Care"}, "The bay, Near Care the."),
         ({"the day": "The Bay"}, "The Bay, near car the."),
         ({"day the": "Day The"}, "The bay, near car the."),
+        ({"the": "tHe"}, "tHe bay, near car tHe."),
         ({"near care": "Near & Care"}, "The bay, near care the."),
     ],
 )

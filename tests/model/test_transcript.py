@@ -143,6 +143,14 @@ def test_long_text_is_cut_into_cues_of_two_short_lines_at_the_words_times() -> N
     assert cues[0][1] == cues[1][0] == round(words_in_first * 400)
 
 
+def test_a_title_ends_no_cue() -> None:
+    start = "At last, and late in the evening, there came"
+    text = f'{start} Mr. Smith. "And you?" he asked.'
+    cues = read_cues(render(transcript(evenly_spoken(text)), "srt"))
+    shown = [" ".join(lines) for _, _, lines in cues]
+    assert shown == [f"{start} Mr. Smith.", '"And you?" he asked.']
+
+
 def test_a_pause_between_words_ends_a_cue() -> None:
     words = (Word("Wait.", 0.0, 0.4, 0.9), Word("Listen.", 2.0, 2.4, 0.9))
     cues = read_cues(render(transcript(segment("Wait. Listen.", 0.0, 2.4, words)), "srt"))

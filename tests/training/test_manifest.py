@@ -249,3 +249,17 @@ def test_a_text_may_hold_what_ends_lines_elsewhere(tmp_path: Path) -> None:
     path.write_text(written, encoding="utf-8")
     assert len(written.splitlines()) > 2
     assert read_json_lines(path) == lines
+
+
+def test_of_a_file_in_parts_none_is_used(folder: Path) -> None:
+    """The first part would be learnt with the sound of all of them."""
+    whole = {**GOOD, "audio_filepath": "b.wav", "offset": 0}
+    lines = [{**GOOD, "offset": 0.0}, whole, {**GOOD, "offset": 5.2}, {**GOOD, "offset": 9}]
+    utterances, rejected = read_manifest(manifest_of(folder, *lines))
+    assert [utterance.audio_filepath.name for utterance in utterances] == ["b.wav"]
+    assert [entry.line for entry in rejected] == [1, 3, 4]
+    assert [entry.reason.split(":")[0] for entry in rejected] == [
+        "offset 0",
+        "offset 5.2",
+        "offset 9",
+    ]

@@ -4,6 +4,7 @@
 {{- $v := $root.Values -}}
 {{- $server := "/tmp/server" -}}
 {{- $exporter := "http://127.0.0.1:9404" -}}
+{{- $key := "/models/pod.key" -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -87,6 +88,7 @@ spec:
           args:
             - --port=9404
             - --served=/models/served.json
+            - --key={{ $key }}
             {{- if gt (int $v.gpu.count) 0 }}
             # TorchServe runs nvidia-smi for each question.
             - --interval=5
@@ -156,6 +158,7 @@ spec:
                   - handler.drain
                   - --folder={{ $server }}
                   - --exporter={{ $exporter }}
+                  - --key={{ $key }}
                   - --propagation={{ $v.drain.propagationSeconds }}
                   - --timeout={{ $v.drain.timeoutSeconds }}
           terminationMessagePolicy: FallbackToLogsOnError
