@@ -50,7 +50,7 @@ from training.losses import JointLoss, Teacher
 from training.manifest import Utterance
 from training.monitoring import Monitor
 from training.processes import Processes
-from training.state import Average, Progress, load_state, save_state
+from training.state import STATE, Average, Progress, load_state, save_state
 from training.termination import Termination
 from training.validation import validate
 
