@@ -3,6 +3,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 SETS := dev serving training synthesis pipelines install
+# Servers on this machine are not behind the proxy by which the package indexes may be reached.
+export no_proxy := $(or $(no_proxy),$(NO_PROXY)),127.0.0.1,127.0.0.2,localhost
+export NO_PROXY := $(no_proxy)
 
 CHECKPOINT ?= model/shipped
 DIST ?= dist

@@ -76,7 +76,7 @@ def keep_parts_as_sent() -> None:
 
 @cache  # A worker has one connection in its life.
 def _buffered(connection: socket.socket) -> BufferedReader:
-    return connection.makefile("rb", buffering=BUFFER_BYTES)
+    return BufferedReader(connection.makefile("rb", buffering=0), BUFFER_BYTES)
 
 
 def read_exactly(connection: socket.socket, length: int) -> bytes:

@@ -81,6 +81,8 @@ def check(module: str, typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
         except SystemExit as ended:
             if ended.code:  # --help ends with 0
                 pytest.fail(f"{module} does not take {typed}")
+        else:
+            pytest.fail(f"{module} parsed nothing of {typed}")
 
 
 @pytest.mark.parametrize(("module", "typed"), found(PROGRAM))

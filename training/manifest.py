@@ -107,12 +107,12 @@ def read_manifest(
             first_line[utterance.audio_filepath] = number
             utterances.append(utterance)
             if b'"offset"' in line:
-                reason = str(_Part(utterance.audio_filepath, 0))
-                content = line.decode("utf-8")
-                first_parts[utterance.audio_filepath] = Rejected(path, number, reason, content)
-    if first := {audio: line for audio, line in first_parts.items() if audio in in_parts}:
-        utterances = [u for u in utterances if u.audio_filepath not in first]
-        rejected = sorted([*rejected, *first.values()], key=lambda line: line.line)
+                part = _Part(utterance.audio_filepath, 0)
+                first_parts[part.audio] = Rejected(path, number, str(part), line.decode("utf-8"))
+    if begun := in_parts & first_parts.keys():
+        utterances = [u for u in utterances if u.audio_filepath not in begun]
+        rejected += [first_parts[audio] for audio in begun]
+        rejected.sort(key=lambda entry: entry.line)
     return utterances, rejected
 
 

@@ -340,6 +340,7 @@ def test_the_compiled_layers_compute_what_the_others_do(
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
     decoder.use_int8()
+    assert len(decoder._compiled) == 2
     encoded = torch.randn(2, 20, 192, generator=generator).to(dtype)
     texts = torch.randint(0, 200, (2, 4), generator=generator)
     more = torch.randint(0, 200, (2, 3), generator=generator)

@@ -257,10 +257,12 @@ def test_a_second_lane_reads_while_there_are_threads_for_it(
     )
     together = Barrier(2)
     had = []  # threads that each group had
+    lanes = {}  # where each group was read
 
     def read(pieces):
         seconds = round(len(pieces[0].waveform) / 16_000)
         had.append((seconds, torch.get_num_threads()))
+        lanes[seconds] = threading.current_thread()
         if seconds in (18, 17):  # the first two: neither goes on without the other
             if seconds == 17:
                 may_use[0] = 1
@@ -277,6 +279,11 @@ def test_a_second_lane_reads_while_there_are_threads_for_it(
     recognizer.transcribe([sound(s, 0) for s in range(12, 19)], FAST)
     assert [s for s, _ in had[2:5]] == [16, 15, 14]
     assert {s for s, _ in had[5:]} == {13, 12}
+    assert [s for s, lane in lanes.items() if lane is threading.current_thread()][1:4] == [
+        16,
+        15,
+        14,
+    ]
     assert {n for _, n in had} == {1}
 
     had.clear()

@@ -112,11 +112,13 @@ def test_a_killed_run_resumes_to_the_same_weights(start, dev, tmp_path, accumula
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--losses.ctc", "0"]], ids=["both losses", "one loss"])
+@pytest.mark.parametrize(
+    "more",
+    [["--batches.accumulate", "2"], ["--losses.ctc", "0", "--optimizer.scales", "{}"]],
+    ids=["both losses, two batches a step", "one loss"],
+)
 def test_several_processes_train_together(start, dev, tmp_path, more):
     output = tmp_path / "run"
-    if more:
-        more = [*more, "--optimizer.scales", "{}"]
     script = tmp_path / "each.py"  # a training whose processes tell the weights that they end with
     script.write_text(EACH_PROCESS)
     _, _, *words = command(start, dev, output, *more)
