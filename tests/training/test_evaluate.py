@@ -12,11 +12,14 @@ import pytest
 import soundfile
 import torch
 
+from model.audio import load_audio
+from model.checkpoint import load_checkpoint
 from model.recognizer import Mode, Recognizer
 from tests.random_checkpoint import make_random_checkpoint
 from training import evaluate as module
 from training.evaluate import EvaluateConfig, EvaluationError, evaluate, main
 from training.machine import Machine
+from training.padded import transcribe_padded
 from training.report import render_report
 from training.results import (
     Conditions,
@@ -329,3 +332,28 @@ def test_a_baseline_is_not_given_what_it_cannot_hear(tmp_path: Path) -> None:
         EvaluationError, match=r"long\.wav lasts 31\.0 s, and a baseline hears 30 s"
     ):
         evaluate(config, command="test")
+
+
+def test_a_baseline_is_the_other_network_in_whispers_own_way(
+    checkpoint: Path, manifest: Path, tmp_path: Path
+) -> None:
+    other = make_random_checkpoint(tmp_path / "other", seed=1)
+    config = EvaluateConfig(
+        checkpoint=checkpoint,
+        manifest=manifest,
+        output=tmp_path / "out",
+        baseline=other,
+        device="cpu",
+        dtype="float32",
+    )
+    evaluation = evaluate(config, command="test")
+    assert [system.name for system in evaluation.systems] == ["accurate", "fast", "baseline"]
+    lines = map(json.loads, (tmp_path / "out" / "hypotheses.jsonl").open())
+    texts = {line["id"]: line["hypothesis"] for line in lines if line["system"] == "baseline"}
+    waveforms = [load_audio(manifest.parent / name) for name in texts]
+    theirs = transcribe_padded(load_checkpoint(other), waveforms)
+    assert list(texts.values()) == [text.strip() for text in theirs]
+    assert list(texts.values()) != [
+        text.strip() for text in transcribe_padded(load_checkpoint(checkpoint), waveforms)
+    ]
+    assert "baseline" in json.loads((tmp_path / "out" / "metrics.json").read_text())["systems"]
