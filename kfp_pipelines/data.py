@@ -32,7 +32,7 @@ from store import (
 )
 from store.objects import sha256_of
 from training.files import relative
-from training.manifest import read_manifest
+from training.manifest import NO_FILE, read_manifest
 from training.prepare import Criteria
 from training.shards import (
     AUDIO,
@@ -145,17 +145,28 @@ def _read_source(
         for utterance in utterances
         if (path := relative(utterance.audio_filepath, folder))
     ]
-    # A reason may name a place in the temporary folder, another one each time.
     lines = [
         RejectedLine(
             source=number,
             line=line.line,
-            reason=line.reason.replace(f"{folder}/", ""),
+            reason=_reason(line.reason, folder),
             content=line.content,
         )
         for line in rejected
     ]
     return recordings, lines
+
+
+def _reason(reason: str, folder: Path) -> str:
+    """A reason as somebody reads it who knows nothing of the temporary folder, another one each time."""
+    if reason.startswith(NO_FILE) and f"{folder}/" not in reason:
+        return (
+            "audio_filepath lies outside the manifest's folder (paths are relative to it): put the "
+            "manifest above its recordings"
+        )
+    if f"'{folder}/s3:/" in reason:
+        return "audio_filepath is an address; give the path from the manifest's folder"
+    return reason.replace(f"{folder}/", "")
 
 
 def _stats(objects: Objects, manifest: Path) -> Mapping[str, Stat]:

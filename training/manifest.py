@@ -35,6 +35,9 @@ class Utterance:
     group: str | None = None  # of speakers that must not fare worse together: an accent, a site
 
 
+NO_FILE = "no such file"
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A line that cannot be used; `line` counts from 1, and is 0 for a file that has no line."""
@@ -267,7 +270,7 @@ def _duration(value: Any) -> float:
 
 def _require_file(audio: Path, exists: Callable[[Path], bool]) -> None:
     if not exists(audio):  # os.path.isfile: False for a name that no file system takes
-        raise _UnusableLine(f"no such file: {_short(str(audio))}")
+        raise _UnusableLine(f"{NO_FILE}: {_short(str(audio))}")
 
 
 def _short(value: object) -> str:

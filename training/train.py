@@ -168,6 +168,12 @@ class Run:
             processes.world,
         )
         batches = [len(sampler.batches(epoch)) for epoch in range(config.epochs)]
+        steps = sum(math.ceil(n / config.batches.accumulate) for n in batches)
+        if processes.first and steps <= config.optimizer.warmup_steps:
+            print(
+                f"the run has {steps} steps, and optimizer.warmup_steps is "
+                f"{config.optimizer.warmup_steps}: the learning rate never gets to what it should be"
+            )
         return cls(
             config=config,
             processes=processes,
@@ -185,7 +191,7 @@ class Run:
             sampler=sampler,
             train=train,
             dev=dev,
-            steps=sum(math.ceil(n / config.batches.accumulate) for n in batches),
+            steps=steps,
             saved=saved,
         )
 

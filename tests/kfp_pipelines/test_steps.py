@@ -45,6 +45,26 @@ def speech(s3: StoreConfig, server: S3Server) -> str:
     return f"s3://{BUCKET}/{folder}/manifest.jsonl"
 
 
+def test_what_a_pod_cannot_reach_is_told_in_the_users_words(
+    s3: StoreConfig, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "lists" / "m.jsonl"
+    manifest.parent.mkdir()
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    lines = [
+        {"audio_filepath": path, "duration": 1.0, "text": "some words"}
+        for path in ("../a.wav", "/corpus/a.wav", "s3://bucket/a.wav", "a.wav")
+    ]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError) as error:
+        list_speech(open_objects(s3), str(manifest), "", s3)
+    _, *reasons = str(error.value).split("line ")
+    for number, reason in enumerate(reasons[:2], start=1):
+        assert reason.startswith(f"{number}: audio_filepath lies outside the manifest's folder")
+    assert reasons[2].startswith("3: audio_filepath is an address")
+    assert reasons[3] == "4: no such file: 'a.wav'"
+
+
 def test_recordings_in_s3_are_listed_prepared_and_stored_by_what_they_are(
     s3: StoreConfig, speech: str
 ) -> None:
