@@ -448,9 +448,10 @@ class Recognizer:
         Greedy search finds most, and reconsiders what it was unsure of. Hot words need beam search, and
         a caller may want it where greedy search wrote an unlikely token (`BEAM_LOGPROB_LIMIT`).
         """
-        prompts = [
-            self.tokenizer.prompt_after(p.options.prompt, self.max_prompt_tokens) for p in pieces
-        ]
+        # The pieces of a recording have the same prompt, and a long one takes milliseconds.
+        given = {piece.options.prompt for piece in pieces}
+        after = {text: self.tokenizer.prompt_after(text, self.max_prompt_tokens) for text in given}
+        prompts = [after[piece.options.prompt] for piece in pieces]
         found: dict[int, Decoded] = {}
         plain = [i for i, piece in enumerate(pieces) if not piece.options.hotwords]
         for rows in _of_one_kind(plain, lambda i: len(prompts[i])):
