@@ -117,14 +117,18 @@ def saturated_speed(calls: Sequence[tuple[float, float, int]], callers: int) -> 
 
     Counted is what was answered from each caller's second request on until the last request was sent. At
     first all wait for the same batches, and after the last request a queue empties: both take a server
-    that batches longer than another, and neither is saturation.
+    that batches longer than another, and neither is saturation. Of fewer calls than three times the
+    callers all are counted, since none were left.
 
     Args:
-        calls: of each call its start, its end, and its work; three times as many as callers, or more.
+        calls: of each call its start, its end, and its work.
         callers: who call at the same time.
     """
-    begin = sorted(end for _, end, _ in calls)[callers - 1]
-    last = max(start for start, _, _ in calls)
+    if len(calls) < 3 * callers:
+        begin, last = min(start for start, _, _ in calls), max(end for _, end, _ in calls)
+    else:
+        begin = sorted(end for _, end, _ in calls)[callers - 1]
+        last = max(start for start, _, _ in calls)
     return sum(work for _, end, work in calls if begin < end <= last) / (last - begin)
 
 
