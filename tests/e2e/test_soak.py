@@ -27,8 +27,13 @@ GROWTH_LIMIT_MB = 150.0  # whatever its shape
 
 @pytest.fixture(scope="module")
 def server(model_store: Path) -> Iterator[TorchServe]:
-    """A server whose allocator gives back what is freed, so that memory shows what is kept."""
-    with TorchServe(model_store, environment={"MALLOC_MMAP_THRESHOLD_": str(2**20)}) as running:
+    """A server whose allocator gives back what is freed, so that memory shows what is kept.
+
+    Its kernels are as many soon as they will ever be.
+    """
+    few = dict.fromkeys(("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "64")
+    environment = {"MALLOC_MMAP_THRESHOLD_": str(2**20), **few}
+    with TorchServe(model_store, environment=environment) as running:
         yield running
 
 
