@@ -5,6 +5,8 @@ import os
 # As fast as 1,024 where lengths are new; 64 take a tenth more time and 0.2 to 0.5 GB less
 # (docs/experiments.md).
 CACHED_KERNELS = 256
+# Of oneDNN, and of torch's layer above it.
+CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
 def bound_kernel_caches() -> None:
@@ -14,5 +16,5 @@ def bound_kernel_caches() -> None:
     here that is a gigabyte, which does not pay, since most shapes hardly come again. To be called
     before the first product of the process. What the environment says already stays.
     """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    for name in CAPACITIES:
         os.environ.setdefault(name, str(CACHED_KERNELS))

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import requests
 
+from handler.kernels import CAPACITIES
 from handler.server import TorchServe
 from tests.e2e.inputs import Sent, bad, encoded, form, good, raw, speech
 
@@ -31,7 +32,7 @@ def server(model_store: Path) -> Iterator[TorchServe]:
 
     Its kernels are as many soon as they will ever be.
     """
-    few = dict.fromkeys(("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "64")
+    few = dict.fromkeys(CAPACITIES, "64")
     environment = {"MALLOC_MMAP_THRESHOLD_": str(2**20), **few}
     with TorchServe(model_store, environment=environment) as running:
         yield running
