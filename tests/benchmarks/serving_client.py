@@ -133,18 +133,23 @@ def saturated_speed(calls: Sequence[tuple[float, float, int]], callers: int) -> 
 
 
 def in_turn(
-    clients: Mapping[str, Client], contents: Sequence[bytes], rng: random.Random
+    clients: Mapping[str, Client], passes: Sequence[Sequence[bytes]], rng: random.Random
 ) -> dict[str, Calls]:
-    """One caller who sends each file to each server before the next.
+    """One caller who sends each file of each pass to each server before the next.
 
     What slows the machine for seconds slows all of them. The order of the servers is drawn each time.
+    Texts are those of the first pass, `seconds` those of one pass on average.
     """
     found: dict[str, list[tuple[str, float]]] = {name: [] for name in clients}
-    for content in contents:
+    for content in (content for contents in passes for content in contents):
         for name in rng.sample(list(clients), len(clients)):
             found[name].append(clients[name].call(content))
     return {
-        name: Calls([text for text, _ in own], [s for _, s in own], sum(s for _, s in own))
+        name: Calls(
+            [text for text, _ in own[: len(passes[0])]],
+            [seconds for _, seconds in own],
+            sum(seconds for _, seconds in own) / len(passes),
+        )
         for name, own in found.items()
     }
 

@@ -91,7 +91,7 @@ def measure(client: Client, shipped: Client, clips: Sequence[Clip], rounds: int)
     both = {"": client, "shipped": shipped}
     found: dict[int, list[dict[str, Calls]]] = {1: [], MANY: []}
     for _ in range(rounds):
-        found[1].append(in_turn(both, recordings(clips, rng), rng))
+        found[1].append(in_turn(both, [recordings(clips, rng)], rng))
         passes = [recordings(clips, rng) for _ in range(PASSES)]
         order = rng.sample(list(both), len(both))
         found[MANY].append({name: both[name].closed_loop(passes, MANY) for name in order})
