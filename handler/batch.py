@@ -15,7 +15,7 @@ from torch import Tensor
 from handler.auth import Tokens
 from handler.config import HandlerConfig
 from handler.errors import RequestError, error_body
-from handler.request import Options, Served, parse_request
+from handler.request import Options, Supported, parse_request
 from handler.transport import Part
 from model.audio import SAMPLE_RATE, AudioError, AudioTooLarge, AudioTooLong, load_audio
 from model.recognizer import LANGUAGES, BatchResult, Recognizer, TranscribeOptions
@@ -103,7 +103,9 @@ class BatchTranscriber:
         self._threads = threads
         self._tokens = Tokens(config.token_file) if config.token_file else None
         language = recognizer.config.language
-        self._served = Served(config.model_names, (language, LANGUAGES.get(language, language)))
+        self._supported = Supported(
+            config.model_names, (language, LANGUAGES.get(language, language))
+        )
         # A thread decodes one file, so torch's resampling must not start threads of its own.
         self._pool = ThreadPoolExecutor(
             threads, "decode", initializer=torch.set_num_threads, initargs=(1,)
@@ -152,7 +154,7 @@ class BatchTranscriber:
         def read() -> _Decoded:
             if self._tokens:
                 self._tokens.check(item.headers)
-            request = parse_request(item.parts, item.headers, self._served)
+            request = parse_request(item.parts, item.headers, self._supported)
             waveform = load_audio(request.audio, self._limits, self._screen)
             return _Decoded(item.request_id, request.options, waveform)
 

@@ -52,8 +52,8 @@ RAW_BODY_NAMES = frozenset({"body", "data"})
 
 
 @dataclass(frozen=True)
-class Served:
-    """What this endpoint serves: the values of `model` and `language` that can be honoured."""
+class Supported:
+    """What this endpoint can do: the values of `model` and `language` that can be honoured."""
 
     models: tuple[str, ...]
     languages: tuple[str, ...]
@@ -107,12 +107,12 @@ class Options(BaseModel):
 
     @field_validator("model")
     @classmethod
-    def _served_model(cls, value: str | None, info: ValidationInfo[Served]) -> str | None:
+    def _served_model(cls, value: str | None, info: ValidationInfo[Supported]) -> str | None:
         return _one_of(value, info.context.models)
 
     @field_validator("language")
     @classmethod
-    def _known_language(cls, value: str | None, info: ValidationInfo[Served]) -> str | None:
+    def _known_language(cls, value: str | None, info: ValidationInfo[Supported]) -> str | None:
         return _one_of(value and value.lower(), info.context.languages)
 
     @field_validator("prompt")
@@ -163,14 +163,14 @@ class TranscriptionRequest:
 
 
 def parse_request(
-    parts: Sequence[Part], headers: Mapping[str, str], served: Served
+    parts: Sequence[Part], headers: Mapping[str, str], supported: Supported
 ) -> TranscriptionRequest:
     """Read one request.
 
     Args:
         parts: what TorchServe made of the body, in the order of the wire.
         headers: the request's headers; their names may have any case.
-        served: which models and languages may be asked for.
+        supported: which models and languages may be asked for.
 
     Raises:
         RequestError: naming the field, its value, and what would be right.
@@ -203,7 +203,7 @@ def parse_request(
         audio, in_body = _read_json(_only(parts))
     else:
         audio, in_body = _only(parts), []
-    return TranscriptionRequest(audio, _check_options(in_headers, in_body, served))
+    return TranscriptionRequest(audio, _check_options(in_headers, in_body, supported))
 
 
 def _only(parts: Sequence[Part]) -> bytes | bytearray:
@@ -314,7 +314,7 @@ def _decode_base64(encoded: object) -> bytes:
 
 
 def _check_options(
-    in_headers: Iterable[tuple[str, Any]], in_body: Iterable[tuple[str, Any]], served: Served
+    in_headers: Iterable[tuple[str, Any]], in_body: Iterable[tuple[str, Any]], supported: Supported
 ) -> Options:
     fields = _gather(in_headers)
     for name, value in _gather(in_body).items():
@@ -322,7 +322,7 @@ def _check_options(
             raise _given_twice(name)
         fields[name] = value
     try:
-        return Options.model_validate(fields, context=served)
+        return Options.model_validate(fields, context=supported)
     except ValidationError as error:
         raise _as_request_error(error, fields) from error
 

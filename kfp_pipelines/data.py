@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
+from threading import Lock
 
 from pydantic import ValidationError
 
@@ -313,6 +313,7 @@ def write_archives(path: Path, listing: Listing, shards: Iterable[Shard]) -> Non
 
 
 ARCHIVES = "archives.txt"
+TARS_AT_ONCE = 4  # each takes its size of the scratch disk beside what is unpacked
 
 
 def fetch_prepared(
@@ -335,13 +336,21 @@ def fetch_prepared(
         manifests[split] = folder / f"{split}.jsonl"
         manifests[split].write_bytes((prepared / f"{split}.jsonl").read_bytes())
     sources = {place.partition("/")[0] for place in wanted}
-    tar = folder / "piece.tar"
-    for line in (prepared / ARCHIVES).read_text(encoding="utf-8").splitlines():
+    unpacking = Lock()  # tarfile makes folders as if nobody else did
+
+    def bring(line: str) -> None:
         source, sha256, key = line.split(" ", 2)
         if source in sources:
-            patiently(partial(objects.download, key, tar, sha256=sha256))
-            unpack(tar, folder, wanted)
+            tar = folder / f"{sha256}.tar"
+            patiently(lambda: objects.download(key, tar, sha256=sha256))
+            with unpacking:
+                unpack(tar, folder, wanted)
             tar.unlink()
+
+    # One connection to S3 is slower than a disk.
+    with ThreadPoolExecutor(TARS_AT_ONCE) as pool:
+        for _ in pool.map(bring, (prepared / ARCHIVES).read_text(encoding="utf-8").splitlines()):
+            pass
     return manifests
 
 

@@ -17,7 +17,7 @@ import requests
 from pydantic import BaseModel, ConfigDict
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from store import Conflict, ModelStore
+from store import Conflict, ModelStore, patiently
 
 PROBE = "probe.json"
 PROBE_SECONDS = 120.0
@@ -168,7 +168,14 @@ def roll_out(
     except ServingError as error:
         reason = f"{version} does not work: {error}"
     else:
-        return Outcome("serving", version, version, f"{version} serves", heard)
+        current = patiently(store.production)
+        if current is not None and current.version == version:
+            return Outcome("serving", version, version, f"{version} serves", heard)
+        now = current.version if current else None
+        reason = (
+            f"{version} works, but somebody else put {now} into production meanwhile; it is left so"
+        )
+        return Outcome("not serving", version, now, reason)
     if previous is None:
         reason += "; there is no version to go back to"
         return Outcome("not serving", version, None, reason)

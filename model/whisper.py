@@ -51,8 +51,6 @@ def from_whisper(
     ctc_layers: int = 1,
     characters: str = DEFAULT_CHARACTERS,
     language: str = "en",
-    tail_seconds: float = 0.5,
-    seed: int = 0,
 ) -> Checkpoint:
     """Build a network around Whisper's encoder and decoder, with a random CTC head.
 
@@ -62,8 +60,6 @@ def from_whisper(
         ctc_layers: Transformer layers of the CTC head.
         characters: labels of the CTC head.
         language: ISO 639-1 code.
-        tail_seconds: see `model.features.LogMel`.
-        seed: of the head's random weights.
 
     Raises:
         CheckpointError: the file is not one of Whisper's.
@@ -83,14 +79,13 @@ def from_whisper(
     del state["encoder.embed_positions.weight"]  # sinusoids, computed
     config = ModelConfig(
         dimensions=dimensions,
-        tail_seconds=tail_seconds,
         characters=characters,
         multilingual=dimensions.vocabulary > ENGLISH_VOCABULARY,
         language=language,
         provenance={"start": weights.name},
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)  # the head's random weights are the same each time
         checkpoint = Checkpoint.build(config, tokenizer)
     try:
         missing, unknown = checkpoint.network.load_state_dict(state, strict=False)

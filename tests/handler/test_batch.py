@@ -5,8 +5,9 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from model.audio import SAMPLE_RATE
 from model.hotwords import Hotword
 from model.recognizer import BatchResult, Recognizer, TranscribeOptions
 from model.transcript import Transcript
+from tests.random_checkpoint import make_random_checkpoint
 
 POISON_SECONDS = 3
 
@@ -191,6 +193,48 @@ class FakeContext:
 
     def get_all_request_header(self, index: int) -> dict[str, str]:
         return {}
+
+
+def test_what_the_archive_says_reaches_the_recognizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_random_checkpoint(tmp_path / "another")
+    load = Recognizer.load
+    loaded: list[dict[str, Any]] = []
+
+    def noted(folder: Path, **given: Any) -> Recognizer:
+        loaded.append({"folder": folder, **given})
+        return load(folder, **given)
+
+    monkeypatch.setattr(Recognizer, "load", noted)
+    settings = {
+        "checkpoint": "another",
+        "dtype": "float32",
+        "max_batch_seconds": 25,
+        "cpu_threads": 1,
+        "warmup_seconds": [0.5],
+    }
+    threads = torch.get_num_threads()
+    handler = AsrHandler()
+    try:
+        handler.initialize(
+            SimpleNamespace(
+                model_yaml_config={"maxWorkers": 2, "handler": settings},
+                system_properties={"gpu_id": None, "model_dir": str(tmp_path)},
+            )
+        )
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    (given,) = loaded
+    assert given.pop("threads")() == 1
+    assert given == {
+        "folder": tmp_path / "another",
+        "device": "cpu",
+        "dtype": "float32",
+        "max_batch_seconds": 25,
+    }
+    assert handler._transcriber is not None
 
 
 def test_a_worker_with_a_lost_gpu_ends_so_that_torchserve_starts_a_new_one() -> None:

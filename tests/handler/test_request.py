@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.errors import RequestError, error_body
-from handler.request import OPTION_NAMES, Served, TranscriptionRequest, parse_request
+from handler.request import OPTION_NAMES, Supported, TranscriptionRequest, parse_request
 from handler.transport import MOST_PARTS, Part
 from model.hotwords import Hotword
 
-SERVED = Served(("asr", "whisper-1"), ("en", "english"))
+SUPPORTED = Supported(("asr", "whisper-1"), ("en", "english"))
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 JSON = {"content-type": "application/json; charset=utf-8"}
 
@@ -23,15 +23,15 @@ def field(name: str, value: str | bytes) -> Part:
 
 def form(*fields: tuple[str, str | bytes], headers: dict[str, str] | None = None) -> Any:
     parts = [field(name, value) for name, value in fields]
-    return parse_request(parts, {**FORM, **(headers or {})}, SERVED)
+    return parse_request(parts, {**FORM, **(headers or {})}, SUPPORTED)
 
 
 def raw(body: bytes, headers: dict[str, str]) -> TranscriptionRequest:
-    return parse_request([Part("body", "audio/wav", body)], headers, SERVED)
+    return parse_request([Part("body", "audio/wav", body)], headers, SUPPORTED)
 
 
 def json_body(text: str | bytes, headers: dict[str, str] | None = None) -> TranscriptionRequest:
-    return parse_request([field("body", text)], {**JSON, **(headers or {})}, SERVED)
+    return parse_request([field("body", text)], {**JSON, **(headers or {})}, SUPPORTED)
 
 
 def refused(call: Any, *arguments: Any, **named: Any) -> RequestError:
@@ -339,16 +339,16 @@ def test_a_query_beside_the_body_is_named(media_type: str, first: bool) -> None:
     """TorchServe hands it over on some of its own paths, such as /invocations."""
     parts = [field("mode", "fast"), field("body", '{"audio": "AA=="}')]
     with pytest.raises(RequestError, match="a query string is not read") as caught:
-        parse_request(parts if first else parts[::-1], {"content-type": media_type}, SERVED)
+        parse_request(parts if first else parts[::-1], {"content-type": media_type}, SUPPORTED)
     assert caught.value.param == "mode"
 
 
 def test_grpc_has_no_content_type_and_sends_a_form() -> None:
     parts = [field("file", AUDIO), field("mode", "fast")]
-    request = parse_request(parts, {}, SERVED)
+    request = parse_request(parts, {}, SUPPORTED)
     assert (request.audio, request.options.mode) == (AUDIO, "fast")
     with pytest.raises(RequestError):
-        parse_request([field("body", AUDIO), field("data", AUDIO)], {}, SERVED)
+        parse_request([field("body", AUDIO), field("data", AUDIO)], {}, SUPPORTED)
 
 
 def test_two_files_and_no_file_are_refused() -> None:
@@ -369,7 +369,7 @@ def test_a_text_field_that_is_not_utf8_is_refused() -> None:
 
 def test_urlencoded_bodies_are_refused_with_what_to_send_instead() -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    error = refused(parse_request, [field("RIFF", "")], headers, SERVED)
+    error = refused(parse_request, [field("RIFF", "")], headers, SUPPORTED)
     assert error.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     assert "application/octet-stream" in str(error)
 
@@ -411,14 +411,14 @@ WRITTEN = WORDS.map(str.encode) | st.sampled_from([b"fast", b"word", b"1", b"\xf
 )
 def test_no_body_causes_anything_but_a_request_or_a_4xx(body: bytes, media_type: str) -> None:
     part = Part("body", "", body)
-    assert outcome(parse_request, [part], {"content-type": media_type}, SERVED) in OUTCOMES
+    assert outcome(parse_request, [part], {"content-type": media_type}, SUPPORTED) in OUTCOMES
 
 
 @given(st.lists(st.builds(Part, NAMES, st.just(""), WRITTEN), max_size=6), st.booleans())
 def test_no_form_causes_anything_but_a_request_or_a_4xx(parts: list[Part], file: bool) -> None:
     sent = [*parts, field("file", AUDIO)] if file else parts
     for headers in (FORM, {}, JSON):
-        assert outcome(parse_request, sent, headers, SERVED) in OUTCOMES
+        assert outcome(parse_request, sent, headers, SUPPORTED) in OUTCOMES
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | WORDS
@@ -439,12 +439,12 @@ def test_a_long_value_is_cut_in_the_message() -> None:
 def test_a_form_without_its_boundary_is_named() -> None:
     with pytest.raises(RequestError, match="has no boundary"):
         parse_request(
-            [Part("body", "text/plain", b"--x")], {"Content-Type": "multipart/form-data"}, SERVED
+            [Part("body", "text/plain", b"--x")], {"Content-Type": "multipart/form-data"}, SUPPORTED
         )
 
 
 def test_half_a_character_as_a_name_is_an_unknown_field() -> None:
     body = b'{"audio": "AA==", "\\ud800": 1}'
     with pytest.raises(RequestError, match="not valid Unicode") as caught:
-        parse_request([Part("body", "text/plain", body)], JSON, SERVED)
+        parse_request([Part("body", "text/plain", body)], JSON, SUPPORTED)
     assert caught.value.type == "unknown_field"

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -24,6 +26,7 @@ from kfp_pipelines.pods import PodError
 from kfp_pipelines.train_job import MANIFEST
 from kfp_pipelines.training_state import KeptRun
 from store import ModelStore, NotFound, StoreConfig, Unavailable, open_objects
+from tests.processes import started
 from tests.random_checkpoint import make_random_checkpoint
 from training.package import build_package
 from training.prepare import Criteria
@@ -124,6 +127,29 @@ def test_a_step_that_was_killed_resumes_elsewhere_to_the_same_weights(
         [json.loads(line)["step"] for line in (run / "log.jsonl").open()] for run in runs
     )
     assert steps == expected  # each step once
+
+
+@pytest.mark.slow
+def test_several_processes_fit_on_texts_that_were_punctuated_once(
+    store: StoreConfig, tmp_path: Path
+) -> None:
+    task = make_task(store, tmp_path).model_copy(update={"processes": 2, "punctuate": True})
+    given = command(task, tmp_path / "work")
+    ranks: set[str] = set()
+    with started(given, env={**os.environ, **ONE_THREAD}) as (process,):
+        while process.poll() is None:
+            with suppress(psutil.Error):  # one that has just ended
+                family = psutil.Process(process.pid).children(recursive=True)
+                ranks |= {child.environ()["RANK"] for child in family if "RANK" in child.environ()}
+            time.sleep(0.2)
+    assert (process.returncode, ranks) == (0, {"0", "1"})
+    kept = KeptRun(open_objects(store), task.key, tmp_path / "elsewhere" / "run")
+    assert kept.fetch() and kept.finished
+    lines = [json.loads(line) for line in (kept.folder / "log.jsonl").open()]
+    clips = len(task.prepared["train.jsonl"].splitlines())
+    assert {line["kind"] for line in lines} >= {"train", "dev"}
+    written = open_objects(store).read(task.key.replace(".tar", ".written.jsonl")).data
+    assert len(written.splitlines()) == clips
 
 
 def test_a_finished_run_is_not_done_again(

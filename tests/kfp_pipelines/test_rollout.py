@@ -210,6 +210,21 @@ def test_a_pointer_that_somebody_else_moved_meanwhile_is_left_there(
     assert (serving(models), release.taken) == ("v3", ["v2"])
 
 
+def test_a_version_that_somebody_else_replaced_while_it_was_tried_is_not_told_to_serve(
+    models: ModelStore, url: str, evaluation: Path
+) -> None:
+    class Overtaken(Release):
+        def take_up(self, version: str) -> Endpoint:
+            endpoint = super().take_up(version)
+            models.promote("v1", expected="v2")
+            return endpoint
+
+    outcome = attempt(models, Overtaken(url, {"v2": RIGHT}), evaluation)
+    assert (outcome.state, outcome.serves, outcome.heard) == ("not serving", "v1", None)
+    assert "v2 works, but somebody else put v1 into production" in outcome.reason
+    assert serving(models) == "v1"
+
+
 class Killed(BaseException):
     """As SIGKILL: nothing after it is done."""
 

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import psutil
 import pytest
 
 from loadtest.outcomes import Outcome
+from tests.processes import started
 
 OBJECTIVES = """\
 latency: {command: {p50: 60, p95: 60}, sentence: {p95: 60}, bad: {p50: 60}}
@@ -137,24 +140,21 @@ def test_without_an_archive_the_command_says_how_to_make_one(tmp_path: Path) -> 
     assert "make package" in output
 
 
-def start_silent(out: Path, host: str, *arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def started_silent(out: Path, host: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A test of two users whose requests are under way."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "loadtest", "--host", host, "--users", "2"),
-            *("--loop", "closed", "--spawn-rate", "2", "--stop-timeout", "1"),
-            *("--output", str(out), *arguments),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:  # Locust's log
-        if "All users spawned" in line:
-            break
-    time.sleep(1)
-    return process
+    command = [
+        *(sys.executable, "-m", "loadtest", "--host", host, "--users", "2"),
+        *("--loop", "closed", "--spawn-rate", "2", "--stop-timeout", "1"),
+        *("--output", str(out), *arguments),
+    ]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with started(command, **pipes, text=True) as (process,):
+        for line in process.stderr:  # Locust's log
+            if "All users spawned" in line:
+                break
+        time.sleep(1)
+        yield process
 
 
 @pytest.mark.slow
@@ -163,9 +163,9 @@ def test_a_test_that_is_stopped_early_reports_on_what_it_has(
     tmp_path: Path, silent_server: str, processes: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
-    process = start_silent(out, silent_server, "--run-time", "300s", *processes)
-    process.terminate()
-    process.communicate(timeout=60)
+    with started_silent(out, silent_server, "--run-time", "300s", *processes) as process:
+        process.terminate()
+        process.communicate(timeout=60)
     found = json.loads((out / "results.json").read_text())
     assert found["totals"]["reasons"] == {"no answer when the test ended": 2}
     assert not found["met"]
@@ -196,10 +196,10 @@ def test_what_workers_hear_after_the_end_is_counted(tmp_path: Path, silent_serve
 @pytest.mark.slow
 def test_a_worker_that_dies_fails_the_run(tmp_path: Path, silent_server: str) -> None:
     out = tmp_path / "out"
-    process = start_silent(out, silent_server, "--processes", "2", "--run-time", "3s")
-    locust = psutil.Process(process.pid).children()[0]
-    locust.children()[0].kill()
-    assert process.wait(timeout=60) == 1
+    with started_silent(out, silent_server, "--processes", "2", "--run-time", "3s") as process:
+        locust = psutil.Process(process.pid).children()[0]
+        locust.children()[0].kill()
+        assert process.wait(timeout=60) == 1
     found = json.loads((out / "results.json").read_text())
     silent = [check for check in found["checks"] if "last outcomes" in check["name"]]
     assert [(check["measured"], check["met"]) for check in silent] == [(1, False)]

@@ -1,7 +1,6 @@
 """Synthetic speech: what can be said, that nothing is lost, and that a recognizer understands it."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import soundfile
 from model.audio import load_audio
 from model.checkpoint import load_checkpoint
 from model.recognizer import Recognizer
+from tests.processes import started
 from tests.random_checkpoint import SHIPPED
 from training.manifest import read_manifest
 from training.scoring import Pair, score
@@ -173,15 +173,10 @@ def test_a_killed_run_goes_on_and_a_recognizer_understands_the_clips(tmp_path: P
     source.write_text("\n".join([*SPOKEN, "Gate 4"]))
     arguments = ["--text", str(source), "--output", str(output), "--workers", "2"]
 
-    run = subprocess.Popen([sys.executable, "-m", "training.synthesize", *arguments])
-    try:
+    with started([sys.executable, "-m", "training.synthesize", *arguments]) as (run,):
         while not (kept := list(output.glob("clips/*.flac"))):
             assert run.poll() is None
             time.sleep(0.05)
-        run.send_signal(signal.SIGKILL)
-    finally:
-        run.kill()
-        run.wait()
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in kept}
     assert main(arguments) == 0
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in kept}

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file
 
 from model.checkpoint import load_checkpoint
+from tests.processes import started
 from tests.random_checkpoint import make_random_checkpoint
 from training import train as module
 from training.config import Optimizer, TrainConfig
@@ -80,25 +81,17 @@ def logged(folder: Path, kind: str = "train") -> list[dict[str, float]]:
 def test_a_killed_run_resumes_to_the_same_weights(start, dev, tmp_path, accumulate):
     more = ("--batches.accumulate", accumulate)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    unbroken, process = (
-        subprocess.Popen([sys.executable, *command(start, dev, folder, *more)], env=ENVIRONMENT)
-        for folder in (whole, killed)
-    )
-    try:
+    commands = [[sys.executable, *command(start, dev, f, *more)] for f in (whole, killed)]
+    with started(*commands, env=ENVIRONMENT) as (unbroken, process):
         deadline = time.monotonic() + 300
         while len(logged(killed)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert process.poll() is None, "it ended before it could be killed"
-    finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
-    steps = len(logged(killed))
-    subprocess.run(
-        [sys.executable, *command(start, dev, killed, *more, "--resume", "true")],
-        check=True,
-        env=ENVIRONMENT,
-    )
-    assert unbroken.wait(300) == 0
+        steps = len(logged(killed))
+        subprocess.run([*commands[1], "--resume", "true"], check=True, env=ENVIRONMENT)
+        assert unbroken.wait(300) == 0
     assert 3 <= steps < len(logged(whole))
     one, two = (load_file(folder / "last" / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -168,11 +161,8 @@ def test_several_processes_that_were_stopped_resume_to_the_same_weights(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     more = ("--epochs", "5", "--save_every", "1000", "--batches.workers", workers)
     launch = [sys.executable, *TWO_PROCESSES]
-    unbroken, process = (
-        subprocess.Popen([*launch, *command(start, dev, folder, *more)], env=ENVIRONMENT)
-        for folder in (whole, stopped)
-    )
-    try:
+    commands = [[*launch, *command(start, dev, folder, *more)] for folder in (whole, stopped)]
+    with started(*commands, env=ENVIRONMENT) as (unbroken, process):
         deadline = time.monotonic() + 300
         while len(logged(stopped)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -187,15 +177,11 @@ def test_several_processes_that_were_stopped_resume_to_the_same_weights(
             )
             second.send_signal(signal.SIGTERM)
         assert process.wait(120) != 0
-    finally:
-        process.kill()
-        process.wait()
-    steps = len(logged(stopped))
-    progress = torch.load(stopped / "state.pt", weights_only=True)["progress"]
-    assert progress["step"] == steps  # not a step is lost
-    resumed = [*command(start, dev, stopped, *more), "--resume", "true"]
-    subprocess.run([*launch, *resumed], check=True, env=ENVIRONMENT)
-    assert unbroken.wait(300) == 0
+        steps = len(logged(stopped))
+        progress = torch.load(stopped / "state.pt", weights_only=True)["progress"]
+        assert progress["step"] == steps  # not a step is lost
+        subprocess.run([*commands[1], "--resume", "true"], check=True, env=ENVIRONMENT)
+        assert unbroken.wait(300) == 0
     assert 3 <= steps < len(logged(whole))
     one, two = (load_file(folder / "last" / "model.safetensors") for folder in (whole, stopped))
     assert all(torch.equal(one[name], two[name]) for name in one)
