@@ -39,8 +39,6 @@ GRANULARITIES_FIELD = "timestamp_granularities[]"
 MOST_COMMAS = 20_000
 # A decoder reads a few hundred tokens of it; more than so many characters is a mistake.
 LONGEST_PROMPT = 10_000
-LONGEST_HOTWORD = 60
-HIGHEST_WEIGHT = 10.0
 # On dev 5 texts of a clip were no better than 3.
 WIDEST_BEAM = 8
 NEUTRAL = {
@@ -60,26 +58,9 @@ class Supported:
 
 
 def _read_hotword(item: object) -> Hotword:
-    """`Kubernetes` or `Kubernetes:2.5`."""
     if not isinstance(item, str):
         raise ValueError("a hot word is text, such as 'Kubernetes' or 'Kubernetes:2.5'")
-    text, colon, number = item.rpartition(":")
-    if not colon:
-        text, number = item, "1"
-    try:
-        weight = float(number)
-    except ValueError as error:
-        raise ValueError(f"{quoted(number)}, the weight after the colon, is no number") from error
-    text = " ".join(text.split())
-    if not _is_text(text):
-        raise ValueError("it is not valid Unicode text")
-    if not any(c.isalnum() for c in text) or len(text) > LONGEST_HOTWORD:
-        raise ValueError(
-            f"a hot word has 1 to {LONGEST_HOTWORD} characters, and a letter or digit among them"
-        )
-    if not 0 < weight <= HIGHEST_WEIGHT:
-        raise ValueError(f"a weight must be above 0 and at most {HIGHEST_WEIGHT:g}")
-    return Hotword(text, weight)
+    return Hotword.parse(item)
 
 
 class Options(BaseModel):

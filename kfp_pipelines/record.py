@@ -52,16 +52,19 @@ class Ending(BaseModel):
     error: str = ""
 
     def succeeded(self, found: dict[str, Note]) -> bool:
-        """Whether no step failed, which Kubeflow 2.14 to 2.17 does not always know by then.
+        """Whether the run came to its end: a version that serves, or one that was refused.
 
-        It says COMPLETE, as ML Metadata does, and RUNNING where a loop lies inside the exit handler
-        (kubeflow/pipelines #13321): then the last step that says something decides.
+        What the last steps kept decides, for Kubeflow 2.15 to 2.17 does not always know: it says
+        COMPLETE, as ML Metadata does, RUNNING where a loop lies inside the exit handler
+        (kubeflow/pipelines #13321), and may say FAILED where a step failed once and then did not
+        (#13591).
         """
-        if self.state != "RUNNING":
-            return self.state in ("SUCCEEDED", "COMPLETE")
         gate, roll_out = found.get("gate"), found.get(ROLL_OUT)
-        refused = gate is not None and gate.values.get("deploy") is False
-        return refused or (roll_out is not None and roll_out.values.get("state") == "serving")
+        if roll_out is not None:
+            return roll_out.values.get("state") == "serving"
+        if gate is not None and gate.values.get("deploy") is False:
+            return True
+        return self.state in ("SUCCEEDED", "COMPLETE")
 
 
 def summary(found: dict[str, Note], ending: Ending, run: str) -> str:

@@ -48,6 +48,23 @@ class _Text:
 
 
 @dataclass(frozen=True)
+class _Longer:
+    """A text with one more token.
+
+    Attributes:
+        text: whose probability has the token's already, and whose tokens do not have it yet.
+        token: that comes next.
+        place: of the shorter text among all that were fed.
+        is_best: whether no other token is more probable after the shorter text.
+    """
+
+    text: _Text
+    token: int
+    place: int
+    is_best: bool
+
+
+@dataclass(frozen=True)
 class _Clip:
     """A clip that is being searched.
 
@@ -107,61 +124,38 @@ def beam_search(
         texts = [(clip.row, text) for clip in live for text in clip.texts]
         scores = decoder.scores(hidden[rows, -1]).float()
         scores += barred if texts[0][1].tokens else barred_first
-        total = scores.logsumexp(-1, keepdim=True)
         ranked = scores
         if any(biases):
             ranked = scores.clone()
             for place, (row, text) in enumerate(texts):
                 if bias := biases[row]:
                     ranked[place] += bias.bonuses(text.state).to(device)
-        # One more than goes on: the end may be among them.
-        highest, chosen = ranked.topk(beam_size + 1)
-        own = scores.gather(1, chosen)
-        steps = zip(
-            rows,
-            texts,
-            chosen.tolist(),
-            (own - total).tolist(),
-            (highest - own).tolist(),
-            strict=True,
-        )
-        grown: dict[int, list[tuple[_Text, int, int, bool]]] = {clip.row: [] for clip in live}
-        for place, (row, text), *columns in steps:
-            for token, logprob, bonus in zip(*columns, strict=True):
-                longer = replace(
-                    text,
-                    logprobs=(*text.logprobs, logprob),
-                    logprob=text.logprob + logprob,
-                    earned=text.earned + bonus,
-                )
-                grown[row].append((longer, token, place, token == columns[0][0]))
+        grown: dict[int, list[_Longer]] = {clip.row: [] for clip in live}
+        longer = _grown(texts, rows, scores, ranked, beam_size)
+        for (row, _), own in zip(texts, longer, strict=True):
+            grown[row] += own
         going, clips, places = [], [], []
         for clip, (row, candidates) in enumerate(grown.items()):
-            candidates.sort(key=lambda candidate: candidate[0].score, reverse=True)
+            candidates.sort(key=lambda candidate: candidate.text.score, reverse=True)
             kept: list[_Text] = []
             sources: list[int] = []
-            for text, token, place, is_best in candidates:
-                rival = ended[row]
+            for candidate in candidates:
+                text, rival = candidate.text, ended[row]
                 # What is added to a text hardly ever makes it more probable. One that loops is taken
                 # for want of a better one, and lacks the probability of its end.
                 beaten = rival is not None and not rival.looped and rival.score >= text.score
                 if len(kept) == beam_size or beaten:
                     break
-                if token == tokenizer.end:
-                    draft = heard[row]
-                    if is_best or draft is None or draft.after(text.tokens).left <= LEFT_LETTERS:
+                if candidate.token == tokenizer.end:
+                    if candidate.is_best or _is_whole(text, heard[row]):
                         ended[row] = text
                     continue
-                tokens = (*text.tokens, token)
-                bias = biases[row]
-                state = bias.step(text.state, token) if bias else 0
-                looped = len(tokens) >= limits[row] or cycle_length(tokens) is not None
-                text = replace(text, tokens=tokens, state=state, looped=looped)
-                if looped:
+                text = _with_token(text, candidate.token, biases[row], limits[row])
+                if text.looped:
                     ended[row] = ended[row] or text
                 else:
                     kept.append(text)
-                    sources.append(place)
+                    sources.append(candidate.place)
             if kept:
                 going.append(_Clip(row, kept))
                 clips.append(clip)
@@ -185,3 +179,55 @@ def beam_search(
         assert best is not None, "a text ends at its limit at the latest"
         found.append(Decoded(best.tokens, best.logprobs, probability, best.looped))
     return found
+
+
+def _grown(
+    texts: Sequence[tuple[int, _Text]],
+    places: Sequence[int],
+    scores: Tensor,
+    ranked: Tensor,
+    beam_size: int,
+) -> list[list[_Longer]]:
+    """What each text may become with one more token.
+
+    Args:
+        texts: each with its clip's row.
+        places: of the texts among all that were fed.
+        scores: (texts, vocabulary), of the decoder alone.
+        ranked: the same with the bonuses of hot words.
+        beam_size: as in `beam_search`; there is one more, since the end may be among them.
+    """
+    total = scores.logsumexp(-1, keepdim=True)
+    highest, chosen = ranked.topk(beam_size + 1)
+    own = scores.gather(1, chosen)
+    columns = (chosen.tolist(), (own - total).tolist(), (highest - own).tolist())
+    return [
+        [
+            _Longer(
+                replace(
+                    text,
+                    logprobs=(*text.logprobs, logprob),
+                    logprob=text.logprob + logprob,
+                    earned=text.earned + bonus,
+                ),
+                token,
+                place,
+                token == tokens[0],
+            )
+            for token, logprob, bonus in zip(tokens, logprobs, bonuses, strict=True)
+        ]
+        for (_, text), place, tokens, logprobs, bonuses in zip(texts, places, *columns, strict=True)
+    ]
+
+
+def _is_whole(text: _Text, draft: Draft | None) -> bool:
+    """Whether a text may end here though its end is not the most probable token."""
+    return draft is None or draft.after(text.tokens).left <= LEFT_LETTERS
+
+
+def _with_token(text: _Text, token: int, bias: TokenBias | None, limit: int) -> _Text:
+    """A text with the token that `_grown` has counted; it loops at `limit` tokens at the latest."""
+    tokens = (*text.tokens, token)
+    state = bias.step(text.state, token) if bias else 0
+    looped = len(tokens) >= limit or cycle_length(tokens) is not None
+    return replace(text, tokens=tokens, state=state, looped=looped)

@@ -9,6 +9,7 @@ Corasick, "Efficient String Matching", 1975), so a step costs the same for one w
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from model.tokenizer import Characters, Tokenizer
 # dev, see docs/experiments.md.
 TOKEN_BONUS = 1.5
 LETTER_BONUS = 1.0
+LONGEST_HOTWORD = 60  # characters
+HIGHEST_WEIGHT = 10.0
 
 # Said as words of their own, or not at all.
 _SIGNS = frozenset("+#/\\@&%$*=<>|~^_")
@@ -38,6 +41,35 @@ class Hotword:
 
     text: str
     weight: float = 1.0
+
+    @classmethod
+    def parse(cls, written: str) -> Self:
+        """Read `Kubernetes` or `Kubernetes:2.5`.
+
+        Raises:
+            ValueError: it is no word, or has no weight after its colon.
+        """
+        text, colon, number = written.rpartition(":")
+        if not colon:
+            text, number = written, "1"
+        try:
+            weight = float(number)
+        except ValueError:
+            raise ValueError(
+                f"{number[:LONGEST_HOTWORD]!r}, the weight after the colon, is no number"
+            ) from None
+        text = " ".join(text.split())
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON may hold
+            raise ValueError("it is not valid Unicode text") from None
+        if not any(c.isalnum() for c in text) or len(text) > LONGEST_HOTWORD:
+            raise ValueError(
+                f"a hot word has 1 to {LONGEST_HOTWORD} characters, and a letter or digit among them"
+            )
+        if not 0 < weight <= HIGHEST_WEIGHT:
+            raise ValueError(f"a weight must be above 0 and at most {HIGHEST_WEIGHT:g}")
+        return cls(text, weight)
 
 
 class PhraseTree:

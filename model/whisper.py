@@ -6,6 +6,7 @@
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -100,8 +101,8 @@ def from_whisper(
     return checkpoint
 
 
-def main() -> None:
-    """Command line, see the module's text."""
+def main() -> int:
+    """Command line, see the module's text; the exit status is 1 if no checkpoint could be made."""
     parser = argparse.ArgumentParser(description="Start a checkpoint from Whisper's weights.")
     parser.add_argument("weights", type=Path)
     parser.add_argument("tokenizer", type=Path)
@@ -114,20 +115,25 @@ def main() -> None:
         help="labels of the CTC head: a space, and what words are made of, in lower case",
     )
     args = parser.parse_args()
-    checkpoint = from_whisper(
-        args.weights,
-        args.tokenizer,
-        ctc_layers=args.ctc_layers,
-        characters=args.characters,
-        language=args.language,
-    )
     card = (
         f"# A start from {args.weights.name}\n\n"
         "Whisper's weights with an untrained CTC head: the start of a training, not for use.\n"
     )
-    save_checkpoint(args.output, checkpoint, card)
+    try:
+        checkpoint = from_whisper(
+            args.weights,
+            args.tokenizer,
+            ctc_layers=args.ctc_layers,
+            characters=args.characters,
+            language=args.language,
+        )
+        save_checkpoint(args.output, checkpoint, card)
+    except (ValueError, OSError) as error:
+        print(f"whisper: {error}", file=sys.stderr)
+        return 1
     print(f"{args.output}: {checkpoint.config.dimensions}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -329,8 +329,8 @@ def test_an_empty_release_changes_nothing_and_the_step_can_be_repeated(
         ("COMPLETE", {"state": "serving"}, True),
         ("RUNNING", {"state": "serving"}, True),
         ("RUNNING", {"state": "rolled back"}, False),
-        ("FAILED", {"state": "serving"}, False),
-        ("CANCELED", {"state": "serving"}, False),
+        ("SUCCEEDED", {"state": "not serving"}, False),
+        ("FAILED", {"state": "serving"}, True),  # a step before failed once, and then did not
     ],
 )
 def test_the_summary_knows_a_run_that_went_well_by_any_name(
@@ -341,9 +341,12 @@ def test_the_summary_knows_a_run_that_went_well_by_any_name(
     assert ("The run failed." in text) is not well
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "FAILED"])
 @pytest.mark.parametrize(("deploy", "well"), [(False, True), (True, False)])
-def test_a_run_whose_end_is_unknown_went_well_if_the_gate_refused(deploy: bool, well: bool) -> None:
+def test_a_run_whose_end_is_not_surely_known_went_well_if_the_gate_refused(
+    state: str, deploy: bool, well: bool
+) -> None:
     """If it did not, the roll-out would have something to say."""
     found = {"gate": record.Note(text="Decided.", values={"deploy": deploy})}
-    text = record.summary(found, record.Ending(state="RUNNING"), "run-1")
+    text = record.summary(found, record.Ending(state=state), "run-1")
     assert ("The run failed." in text) is not well

@@ -88,7 +88,9 @@ def test_every_place_of_the_manifest_is_filled() -> None:
     ]
     (patch,) = job["spec"]["runtimePatches"]
     (nodes,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-    pod = nodes["template"]["spec"]["template"]["spec"]
+    template = nodes["template"]["spec"]["template"]
+    assert template["metadata"]["labels"] == {"sidecar.istio.io/inject": "false"}
+    pod = template["spec"]
     assert pod["nodeSelector"] == {"accelerator": "h100"}
     assert pod["serviceAccountName"] == "pipeline-runner"
     with pytest.raises(TrainJobError, match=r"trainjob.yaml needs GPUS"):

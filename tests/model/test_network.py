@@ -30,6 +30,7 @@ from model.network import (
 from model.precision import has_int8_units, sums_int8_in_full
 from model.search import greedy_search
 from model.whisper import from_whisper
+from model.whisper import main as make_start
 from tests.random_checkpoint import SHIPPED, make_random_checkpoint
 
 CLIPS = sorted((Path(__file__).parents[1] / "fixtures").glob("*.*"))
@@ -176,6 +177,15 @@ def test_command_line_makes_a_start(random_checkpoint, tmp_path):
         check=True,
     )
     assert load_checkpoint(tmp_path / "start").config.dimensions.ctc_layers == 1
+
+
+def test_command_line_says_what_is_no_whisper(tmp_path, capsys, monkeypatch):
+    (tmp_path / "w.safetensors").write_bytes(b"none")
+    words = ["whisper", tmp_path / "w.safetensors", tmp_path / "t.json", tmp_path / "start"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    assert make_start() == 1
+    assert "is not a whole safetensors file" in capsys.readouterr().err
+    assert not (tmp_path / "start").exists()
 
 
 def test_refuses_audio_longer_than_its_positions(random_checkpoint):
