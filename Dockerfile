@@ -15,9 +15,11 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 1000 steno \
  && useradd --uid 1000 --gid 1000 --create-home steno
+# GKE's device plugin lays driver and nvidia-smi there; NVIDIA's container toolkit brings them by itself.
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    PATH=/opt/venv/bin:${PATH}
+    PATH=/opt/venv/bin:${PATH}:/usr/local/nvidia/bin \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 WORKDIR /app
 
 # --- The packages, in stages that leave pip's tools behind -----------------------------------------

@@ -369,6 +369,13 @@ def test_grpc_is_offered_by_each_track_where_it_is_asked_for() -> None:
     assert set(offered(REQUIRED)["demo-steno"]) == {"http"}
 
 
+@pytest.mark.parametrize(("kind", "told"), [("ClusterIP", True), ("LoadBalancer", False)])
+def test_a_load_balancer_is_not_told_to_ask_for_health_over_http(kind: str, told: bool) -> None:
+    services = of_kind(render({**REQUIRED, "service": {"type": kind}}), "Service")
+    (ports,) = (s["spec"]["ports"] for s in services if s["metadata"]["name"] == "demo-steno")
+    assert ("appProtocol" in ports[0]) is told
+
+
 def test_without_a_pinned_version_the_pointer_is_followed() -> None:
     (deployment,) = of_kind(render(REQUIRED), "Deployment")
     fetch = deployment["spec"]["template"]["spec"]["initContainers"][0]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.chart import REQUIRED, merged, of_kind, render
+from tests.helm.chart import CHART, REQUIRED, merged, of_kind, render, values_of
 from tests.helm.promtool import run_promtool
 from training.package import ROOT
 
@@ -366,3 +366,37 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
     for name, rule in ALERTS.items():
         assert rule["annotations"]["runbook_url"] == f"docs/runbooks/{name}.md"
         assert re.fullmatch(r"[A-Z{].*\.", rule["annotations"]["summary"])
+
+
+@pytest.mark.parametrize(
+    ("calls", "wakes"),
+    [
+        (None, 0),
+        ("0 0 5x300", 0),  # of an hour ago
+        ("_x59 1 1", 1),  # the first call makes the series, of which `rate` sees no increase
+        ("5x57 6 7 7", 1),
+    ],
+)
+def test_a_first_call_wakes_a_release_that_is_scaled_to_zero(
+    tmp_path: Path, calls: str | None, wakes: int
+) -> None:
+    values = values_of(CHART / "ci" / "keda-to-zero-values.yaml")
+    query = values["autoscaling"]["keda"]["activationQuery"]
+    labels = {"exported_namespace": "speech", "ingress": "demo-steno", "status": "503"}
+    inputs = [series("nginx_ingress_controller_requests", calls, **labels)] if calls else []
+    check = {
+        "expr": f"({query}) > bool 0",
+        "eval_time": "1h",
+        "exp_samples": [{"labels": "{}", "value": wakes}],
+    }
+    tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": [check]}]
+    assert_promtool_agrees(tmp_path, tests)
+
+
+def test_the_readme_wakes_it_in_the_same_way() -> None:
+    values = values_of(CHART / "ci" / "keda-to-zero-values.yaml")
+    query = values["autoscaling"]["keda"]["activationQuery"].split()
+    told = (ROOT / "k8s" / "autoscaling" / "README.md").read_text().split()
+    own = [word.replace('"speech"', '"steno"').replace('"demo-steno"', '"steno"') for word in query]
+    place = told.index(own[0])
+    assert told[place : place + len(own)] == own

@@ -108,6 +108,13 @@ def test_a_value_that_is_unknown_or_impossible_is_named(
         ),
         ({"rollout": {"startupSeconds": 300}}, "startupSeconds is 300 and .*startupTimeout 300"),
         ({"gpu": {"count": 4}}, "gpu.count is 4 and server.workers 1"),
+        (
+            {
+                "gpu": {"count": 2, "resource": "nvidia.com/mig-1g.10gb"},
+                "server": {"workers": 2},
+            },
+            "all workers would share the first slice",
+        ),
         ({"fullnameOverride": "1st"}, "would be called 1st, and a Service's name begins with a"),
         (
             {"server": {"maxBatchDelay": 585_000}},

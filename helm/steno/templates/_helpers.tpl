@@ -221,6 +221,9 @@ monitoring.{{ . }}.labels: {{ toJson $labels }}
 {{- if gt (int $v.gpu.count) (int $v.server.workers) -}}
 {{- $problems = append $problems (printf "gpu.count is %d and server.workers %d: each worker computes on one GPU, so the others would stay idle; give as many workers" (int $v.gpu.count) (int $v.server.workers)) -}}
 {{- end -}}
+{{- if and (gt (int $v.gpu.count) 1) (contains "/mig-" $v.gpu.resource) -}}
+{{- $problems = append $problems (printf "gpu.count is %d and gpu.resource %s: TorchServe counts whole GPUs, so all workers would share the first slice; give each pod one, and more replicas" (int $v.gpu.count) $v.gpu.resource) -}}
+{{- end -}}
 {{- $rest := sub $v.drain.timeoutSeconds $v.drain.propagationSeconds | int -}}
 {{- if and (gt $rest 0) (ge (int $v.server.maxBatchDelay) (mul 1000 $rest | int)) -}}
 {{- $problems = append $problems (printf "server.maxBatchDelay is %d ms: a drain waits so long for the last batch, and has %d s for it (drain.timeoutSeconds less propagationSeconds); give less" (int $v.server.maxBatchDelay) $rest) -}}
