@@ -119,6 +119,7 @@ clean: ## Remove what was built, but not .venv and runs
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 .venv/install.done: requirements/install.txt
+	@test "$$(uname -s)" = Linux || { echo "requirements/ lists packages for Linux, and this is $$(uname -s): use WSL or a Linux machine"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) is needed (3.11); name another with PYTHON=…"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
