@@ -34,9 +34,9 @@ train: .venv/training.done ## Train: make train TRAIN=train.jsonl DEV=dev.jsonl 
 checkpoint: .venv/synthesis.done .venv-peers/done ## The shipped checkpoint again; it needs files that are not here: see docs/training.md
 	@$(MAKE) --no-print-directory -f training/shipped.mk checkpoint
 
-evaluate: .venv/training.done ## Measure: make evaluate MANIFEST=test.jsonl [CHECKPOINT=runs/mine/best] [BASELINE=…]
+evaluate: .venv/training.done ## Measure: make evaluate MANIFEST=test.jsonl [CHECKPOINT=runs/mine/best] [OUTPUT=…] [BASELINE=Whisper's own weights]
 	@test -n "$(MANIFEST)" || { echo "give the manifest: make evaluate MANIFEST=test.jsonl (see docs/training.md)"; exit 2; }
-	@$(BIN)/python -m training.evaluate --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --output runs/evaluation $(if $(BASELINE),--baseline $(BASELINE)) $(ARGS)
+	@$(BIN)/python -m training.evaluate --checkpoint $(CHECKPOINT) --manifest $(MANIFEST) --output $(or $(OUTPUT),runs/evaluation) $(if $(BASELINE),--baseline $(BASELINE)) $(ARGS)
 
 synthesize: .venv/synthesis.done ## Speech from text: make synthesize TEXT=words.txt [VOICES=package/voices] [OUTPUT=…]
 	@test -n "$(TEXT)" || { echo "give the text: make synthesize TEXT=words.txt (see docs/synthesis.md)"; exit 2; }

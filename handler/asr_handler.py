@@ -84,6 +84,11 @@ class AsrHandler:
             )
             for index, parts in enumerate(data)
         ]
+        # TorchServe logs a request when it is answered, and without its name: one that ends the worker
+        # would leave no trace, and one that is refused no reason. Messages quote callers and stay out.
+        for item in items:
+            size = sum(len(part.value) for part in item.parts)
+            logger.info("request %s: %d bytes", item.request_id, size)
         try:
             batch = self._transcriber.answer(items)
         except DeviceLostError as error:
@@ -92,6 +97,9 @@ class AsrHandler:
             logger.critical("Leaving, so that TorchServe starts a new worker: %s", error)
             raise SystemExit(1) from error
         for index, answer in enumerate(batch.answers):
+            if answer.error:
+                name = items[index].request_id
+                logger.info("request %s: %d %s", name, answer.status, answer.error)
             context.set_response_content_type(index, answer.content_type)
             context.set_response_status(answer.status, answer.status.phrase, index)
             if answer.status == answer.status.SERVICE_UNAVAILABLE:

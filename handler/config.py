@@ -30,8 +30,12 @@ class HandlerConfig(BaseModel):
     cpu_threads: PositiveInt | None = None
     """Threads of this worker; by default all of the pod's CPUs while no other worker is at work, else
     those divided by the workers."""
-    model_names: tuple[str, ...] = Field(default=("asr", "steno", "whisper-1"), min_length=1)
-    """Values of `model` that callers may send; OpenAI's clients cannot leave it out."""
+    model_names: tuple[str, ...] = Field(
+        default=("asr", "steno", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+        min_length=1,
+    )
+    """Values of `model` that callers may send; OpenAI's clients cannot leave it out, and many have one
+    built in."""
     warmup_seconds: tuple[PositiveFloat, ...] = (1.0, 10.0)
     """Lengths of the clips that warm the worker up before it reports READY."""
     token_file: Path | None = None

@@ -41,10 +41,6 @@ MOST_COMMAS = 20_000
 LONGEST_PROMPT = 10_000
 # On dev 5 texts of a clip were no better than 3.
 WIDEST_BEAM = 8
-NEUTRAL = {
-    "temperature": "only 0 is supported: nothing is drawn at random",
-    "stream": "only false is supported: the answer comes as a whole",
-}
 HEADER_PREFIX = "x-steno-"
 RAW_BODY_NAMES = frozenset({"body", "data"})
 
@@ -66,11 +62,10 @@ def _read_hotword(item: object) -> Hotword:
 class Options(BaseModel):
     """The options of a transcription: OpenAI's names, and our `mode`, `hotwords` and `beam_size`.
 
-    One that is `null` is not given.
+    One that is `null`, or an empty text, is not given.
 
     `model` and `language` are checked against what this endpoint serves. `temperature` and `stream`
-    exist so that clients may send their neutral values; any other value would change the text in a
-    way that we do not offer, and is refused.
+    exist since clients send them: the text is the likeliest at any temperature, and comes as a whole.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -82,7 +77,7 @@ class Options(BaseModel):
     hotwords: tuple[Annotated[Hotword, BeforeValidator(_read_hotword)], ...] = ()
     beam_size: int | None = Field(default=None, ge=1, le=WIDEST_BEAM)
     response_format: ResponseFormat = "json"
-    temperature: float = 0.0
+    temperature: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     timestamp_granularities: tuple[Granularity, ...] = ()
     stream: bool = False
 
@@ -110,13 +105,13 @@ class Options(BaseModel):
             raise ValueError("mode=fast does not search with the decoder; leave it out")
         return value
 
-    @field_validator("temperature", "stream", mode="wrap")
+    @field_validator("stream", mode="wrap")
     @classmethod
-    def _neutral(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    def _as_a_whole(cls, value: Any, read: ValidatorFunctionWrapHandler) -> bool:
         with suppress(ValidationError):
-            if (known := read(value)) == 0:
-                return known
-        raise ValueError(NEUTRAL[str(info.field_name)])
+            if not read(value):
+                return False
+        raise ValueError("only false is supported: the answer comes as a whole")
 
     @field_validator("timestamp_granularities")
     @classmethod
@@ -125,9 +120,10 @@ class Options(BaseModel):
     ) -> tuple[Granularity, ...]:
         # A response_format that failed its own check is absent here and reported by itself.
         response_format = info.data.get("response_format", "verbose_json")
-        if value and response_format != "verbose_json":
+        # Some clients always ask for segments, which is what there is in any case.
+        if "word" in value and response_format != "verbose_json":
             raise ValueError(
-                f"only response_format=verbose_json has timestamps to choose; got {response_format}"
+                f"only response_format=verbose_json has words' times; got {response_format}"
             )
         return value
 
@@ -327,7 +323,7 @@ def _gather(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         else:
             values.append(value)
         _check_count(name, len(values))
-    return {key: value for key, value in fields.items() if value is not None}
+    return {key: value for key, value in fields.items() if value not in (None, "")}
 
 
 def _check_count(name: str, count: int) -> None:

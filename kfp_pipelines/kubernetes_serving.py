@@ -39,7 +39,9 @@ class KubernetesServing(Serving):
     poll: float = POLL_SECONDS
 
     def require_pods(self) -> None:
-        """Raises ServingError for a release that is scaled to zero: no call of ours wakes it."""
+        """Raises ServingError for a release that is scaled to zero, which no call of ours wakes, and for
+        one that does not take our token.
+        """
         what = f"Deployment {self.namespace}/{self.deployment}"
         try:
             found = _api().read_namespaced_deployment(
@@ -54,6 +56,7 @@ class KubernetesServing(Serving):
                 f"{what} is scaled to zero. Set autoscaling.minReplicas to 1 for the run, and repeat "
                 "this step"
             )
+        self._endpoint().require_token()
 
     def take_up(self, version: str) -> Endpoint:
         """Replace the pods, as `kubectl rollout restart` does, and wait until all are ready.
@@ -83,6 +86,9 @@ class KubernetesServing(Serving):
                 " pointer; a release that the pipeline rolls out on must not be"
             )
         self._wait(api, patched.metadata.generation)
+        return self._endpoint()
+
+    def _endpoint(self) -> Endpoint:
         token = os.environ.get(TOKEN)
         return Endpoint(self.url, {"Authorization": f"Bearer {token}"} if token else {})
 

@@ -83,6 +83,23 @@ class Endpoint:
                 pause = min(2 * pause, LONGEST_PAUSE)
         raise self._silent(trouble)
 
+    def require_token(self) -> None:
+        """Ask without a recording whether the token opens; whether a version works is no matter of it.
+
+        Raises:
+            ServingError: it does not. An endpoint that does not answer yet is tried with a version.
+        """
+        timeout = (CONNECT_SECONDS, CONNECT_SECONDS)
+        try:
+            status = requests.post(self.url, headers=self.headers, timeout=timeout).status_code
+        except requests.RequestException:
+            return
+        if status in (401, 403):
+            raise ServingError(
+                f"{self.url} answered {status}: the pipeline's token (secret steno-token) is none of"
+                " the release's. Mend it, and repeat this step"
+            )
+
     def _post(self, recording: Path) -> requests.Response:
         return requests.post(
             self.url,
@@ -112,7 +129,7 @@ class Serving(ABC):
 
     @abstractmethod
     def require_pods(self) -> None:
-        """Raises ServingError where the release has nothing that could take a version up."""
+        """Raises ServingError where the release could not take a version up, or would not be heard."""
 
     @abstractmethod
     def take_up(self, version: str) -> Endpoint:

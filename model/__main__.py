@@ -35,9 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="WORD,WORD:WEIGHT",
         help="words that are expected; a weight is above 0 and at most 10, and 1 by default",
     )
+    parser.add_argument("--prompt", default="", help="what came before, or is like what is said")
+    parser.add_argument("--beam-size", type=int, choices=range(1, 9), metavar="1 to 8")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
     args = parser.parse_args(arguments)
+    if args.mode == "fast" and (args.prompt or args.beam_size):
+        parser.error("--prompt and --beam-size are for --mode accurate")
     outputs: dict[Path, Path] = {}
     if args.output is not None:
         for file in args.files:
@@ -56,21 +60,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = TranscribeOptions(
         mode=args.mode,
         word_timestamps=args.response_format not in WITHOUT_TIMES,
+        prompt=args.prompt,
         hotwords=args.hotwords,
+        beam_size=args.beam_size,
     )
     status = 0
-    for file, path in zip(args.files, outputs or [None] * len(args.files), strict=True):
+    paths = outputs or [None] * len(args.files)
+    for number, (file, path) in enumerate(zip(args.files, paths, strict=True), start=1):
         if path is not None and path.exists():
             print(f"{file}: {path} is there already and was left as it is", file=sys.stderr)
             continue
         try:
             waveform = load_audio(file)
             result = recognizer.transcribe([waveform], options)
-            text = render(result.transcripts[0], args.response_format)
+            text = render(result.transcripts[0], args.response_format, ("segment", "word"))
             if path is not None:
                 _write(path, text)
+                print(f"{number} of {len(args.files)}: {path}", file=sys.stderr)
         except (AudioError, OSError) as error:
             print(f"{file}: {error}", file=sys.stderr)
+            status = 1
+            continue
+        except (
+            Exception
+        ) as error:  # such as too little memory: the others must not wait for this one
+            print(f"{file}: {type(error).__name__}: {error}", file=sys.stderr)
             status = 1
             continue
         if path is None:

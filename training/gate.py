@@ -12,6 +12,7 @@ bootstrap, which draws the same for both, so that what is hard for both does not
 """
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.arguments import parse_config
 from training.manifest import read_json_lines
 from training.results import WrittenForm
 from training.scoring import CONFIDENCE, bootstrap_interval
@@ -376,3 +378,26 @@ def _count(number: int, thing: str) -> str:
 
 def _points(rate: float) -> str:
     return f"{100 * rate:+.2f} points"
+
+
+class CompareConfig(GateConfig):
+    """Two evaluations of the same recordings, and what the first must show beside the second."""
+
+    candidate: Path = Field(description="folder that training.evaluate wrote")
+    production: Path = Field(description="another one, of the model to compare with")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 0 where the candidate is the better one."""
+    config = parse_config(CompareConfig, "python -m training.gate", arguments)
+    try:
+        decision = decide(config.candidate, config.production, config)
+    except (GateError, OSError) as error:
+        print(f"gate: {error}", file=sys.stderr)
+        return 2
+    print(decision.markdown(), end="")
+    return 0 if decision.deploy else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

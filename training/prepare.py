@@ -211,10 +211,15 @@ def prepare(config: PrepareConfig, *, progress: bool = False) -> Prepared:
     for group, inputs in groups.items():
         if inputs:
             listed, unusable = _read(inputs)
-            if group is None:  # not only after hours of decoding
+            refusals += unusable
+            if group is None and listed:  # not only after hours of decoding
+                if unusable:  # perhaps why there are so few
+                    _write_lines(
+                        output / "rejected.jsonl", (each.entry(output) for each in unusable)
+                    )
                 check_speakers({utterance.speaker for utterance, _ in listed}, config.split)
             measured[group], unfit = measure(listed, config, config.workers, progress)
-            refusals += [*unusable, *unfit]
+            refusals += unfit
     return assemble(
         output,
         measured,
@@ -254,7 +259,8 @@ def assemble(
         if not left:
             raise PreparationError(
                 f"no utterance is left{f' for {group}' if group else ''}; {len(refused)} lines were"
-                f" refused, the reasons are in {output / 'rejected.jsonl'}"
+                f" refused, the reasons are in {output / 'rejected.jsonl'}. The first:"
+                f" {refused[0].reason if refused else 'there are no lines'}"
             )
 
     splits = {name: kept[name] for name in SPLITS if name in kept}

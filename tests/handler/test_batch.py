@@ -186,13 +186,21 @@ def test_a_lost_gpu_is_not_hidden() -> None:
 
 
 class FakeContext:
-    """The part of TorchServe's context that `handle` uses before it answers."""
+    """The part of TorchServe's context that `handle` uses."""
 
     def get_request_id(self, index: int) -> str:
         return f"request-{index}"
 
     def get_all_request_header(self, index: int) -> dict[str, str]:
         return {}
+
+    def set_response_content_type(self, index: int, value: str) -> None:
+        pass
+
+    def set_response_status(self, code: int, phrase: str, index: int) -> None:
+        pass
+
+    metrics = None
 
 
 def test_what_the_archive_says_reaches_the_recognizer(
@@ -235,6 +243,23 @@ def test_what_the_archive_says_reaches_the_recognizer(
         "max_batch_seconds": 25,
     }
     assert handler._transcriber is not None
+
+
+def test_the_log_names_each_request_before_it_is_read_and_each_that_failed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What ends a worker, or the whole pod, is found by its last line."""
+    handler = AsrHandler()
+    handler._transcriber = transcriber(FragileRecognizer(raising(KeyboardInterrupt())))
+    poison = wav(POISON_SECONDS)
+    with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
+        handler.handle([[Part("body", "", poison)]], FakeContext())
+    assert caplog.messages[-1] == f"request request-0: {len(poison)} bytes"
+    monkeypatch.setattr("handler.asr_handler.report", lambda *_: None)
+    with caplog.at_level(logging.INFO):
+        handler.handle([[Part("body", "", b"secret")], [Part("body", "", wav(1))]], FakeContext())
+    assert caplog.messages[-1] == "request request-0: 400 not_audio"
+    assert "secret" not in caplog.text
 
 
 def test_a_worker_with_a_lost_gpu_ends_so_that_torchserve_starts_a_new_one() -> None:

@@ -1,6 +1,10 @@
 """A Deployment's pods are replaced, and waited for until the last is ready."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -49,6 +53,30 @@ def test_a_release_that_is_scaled_to_zero_cannot_be_rolled_out_on(cluster: Kuber
     cluster.replicas = 0
     with pytest.raises(ServingError, match=r"scaled to zero\. Set autoscaling.minReplicas to 1"):
         serving().require_pods()
+
+
+@pytest.mark.parametrize(("token", "opens"), [("former-token", False), ("endpoint-token", True)])
+def test_a_token_that_was_changed_is_told_before_a_version_is_tried(
+    cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch, token: str, opens: bool
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            known = self.headers["Authorization"] == "Bearer endpoint-token"
+            self.send_response(400 if known else 401)  # there is no recording
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("STENO_TOKEN", token)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        release = replace(serving(), url=f"http://127.0.0.1:{server.server_port}/predictions/asr")
+        try:
+            with nullcontext() if opens else pytest.raises(ServingError, match="answered 401: the"):
+                release.require_pods()
+        finally:
+            server.shutdown()
 
 
 def test_an_api_that_is_busy_is_asked_for_pods_again_as_they_are_waited_for(

@@ -1,8 +1,10 @@
 """`python -m model`: what somebody types who only wants the text."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -64,6 +66,29 @@ def test_what_was_asked_for_reaches_the_recognizer(asked: list[TranscribeOptions
     assert (subtitles.mode, subtitles.word_timestamps) == ("accurate", True)
 
 
+def test_a_fault_that_nobody_foresaw_stops_no_other_file(
+    tmp_path: Path,
+    asked: list[TranscribeOptions],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    transcribe = Recognizer.transcribe
+
+    def fail_once(self: Recognizer, *given: Any) -> BatchResult:
+        if not asked:
+            asked.append(TranscribeOptions())
+            raise RuntimeError("out of memory")
+        return transcribe(self, *given)
+
+    monkeypatch.setattr(Recognizer, "transcribe", fail_once)
+    arguments = ["--output", str(tmp_path), "--response-format", "verbose_json"]
+    assert main([str(FIXTURES / "command.webm"), str(SHORT), *arguments]) == 1
+    assert "command.webm: RuntimeError: out of memory" in capsys.readouterr().err
+    found = json.loads((tmp_path / "short.json").read_text())
+    assert [word["word"] for word in found["words"]][:2] == ["Please", "stop"]
+    assert os.listdir(tmp_path) == ["short.json"]
+
+
 def test_a_second_run_does_what_is_left(
     tmp_path: Path, asked: list[TranscribeOptions], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +113,8 @@ def test_a_second_run_does_what_is_left(
         (["--hotwords", "Gate:much"], "'much', the weight after the colon, is no number"),
         (["--output", __file__], "File exists"),
         (["--checkpoint", "nowhere"], "nowhere"),
+        (["--mode", "fast", "--prompt", "Dear"], "are for --mode accurate"),
+        (["--beam-size", "9"], "invalid choice: 9"),
     ],
 )
 def test_what_cannot_be_done_is_told_before_anything_is(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from training.gate import Decision, GateConfig, GateError, Heard, compare, decide
+from training.gate import Decision, GateConfig, GateError, Heard, compare, decide, main
 from training.results import WrittenForm
 
 UTTERANCES = 200
@@ -304,3 +304,16 @@ def test_a_mode_that_was_not_measured_is_named(write: Write) -> None:
 def test_settings_that_make_no_sense_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         GateConfig(**values)
+
+
+def test_two_evaluations_are_compared_by_command(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = write("old", [2] * UTTERANCES, speakers=SPEAKERS)
+    new = write("new", [1] * UTTERANCES, speakers=SPEAKERS)
+    assert main(["--candidate", str(new), "--production", str(old)]) == 0
+    assert capsys.readouterr().out.startswith("# Deploy\n\nPassed: WER 10.00% against 20.00%")
+    assert main(["--candidate", str(old), "--production", str(new)]) == 1
+    assert "# Do not deploy" in capsys.readouterr().out
+    assert main(["--candidate", str(old), "--production", str(tmp_path / "gone")]) == 2
+    assert "gone" in capsys.readouterr().err

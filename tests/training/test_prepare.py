@@ -142,6 +142,26 @@ def test_too_few_speakers_are_told_before_anything_is_decoded(
     assert not any((tmp_path / "out").iterdir())  # another attempt may use it
 
 
+def test_lines_that_cannot_be_used_are_told_and_not_taken_for_a_lack_of_speakers(
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "validated.tsv"
+    table.write_text("client_id\tpath\tsentence\n1\ta.mp3\tHello.\n")
+    with pytest.raises(PreparationError, match=r"no utterance is left; 2 lines were .*The first: "):
+        prepared(tmp_path / "out", input=(table,), split=SHARES)
+    assert len((tmp_path / "out" / "rejected.jsonl").read_text().splitlines()) == 2
+
+
+def test_where_too_few_speakers_are_left_the_refused_lines_are_told_too(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    manifest = corpus("corpus", {"speaker": "a"}, {"speaker": "b"})
+    manifest.write_text(manifest.read_text() + '{"audio_filepath": "gone.wav"}\n')
+    with pytest.raises(PreparationError, match="2 speakers cannot be shared"):
+        prepared(tmp_path / "out", input=(manifest,), split=SHARES)
+    assert "gone.wav" in (tmp_path / "out" / "rejected.jsonl").read_text()
+
+
 def test_what_cannot_be_trained_on_is_listed_with_its_reason(
     corpus: Corpus, tmp_path: Path
 ) -> None:
