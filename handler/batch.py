@@ -20,11 +20,9 @@ from handler.transport import Part
 from model.audio import SAMPLE_RATE, AudioError, AudioTooLarge, AudioTooLong, load_audio
 from model.recognizer import LANGUAGES, BatchResult, Recognizer, TranscribeOptions
 from model.screening import Screen
-from model.transcript import CONTENT_TYPES, Transcript, render
+from model.transcript import CONTENT_TYPES, WITH_TIMES, Transcript, render
 
 JSON_TYPE = "application/json"
-# Formats that show times; their segments and cues follow the words.
-WITH_TIMES = frozenset({"verbose_json", "srt", "vtt"})
 # Decoded audio of a batch that is more than this (0.1 GB) is recognized before more is decoded; nothing
 # is faster with more at once. What the threads decode at the same time comes on top.
 PORTION_SECONDS = 1800.0

@@ -2,7 +2,8 @@
 
 Three ways in, all the same options: the file as the raw body with options in `X-Steno-*` headers
 (TorchServe drops the query string), a multipart form with OpenAI's field names, and JSON with
-base64 audio. A field that is unknown, given twice, or impossible is an error and never ignored.
+base64 audio. A field that is unknown, given twice, or impossible is an error and never ignored; one
+that is empty is not given.
 """
 
 import base64
@@ -28,7 +29,7 @@ from pydantic import (
 from handler.errors import RequestError, quoted
 from handler.transport import MOST_PARTS, Part
 from model.hotwords import Hotword
-from model.recognizer import Mode
+from model.recognizer import WIDEST_BEAM, Mode
 from model.transcript import Granularity, ResponseFormat
 
 # In a form they are repeated, with or without OpenAI's brackets; so many values each may have.
@@ -39,8 +40,6 @@ GRANULARITIES_FIELD = "timestamp_granularities[]"
 MOST_COMMAS = 20_000
 # A decoder reads a few hundred tokens of it; more than so many characters is a mistake.
 LONGEST_PROMPT = 10_000
-# On dev 5 texts of a clip were no better than 3.
-WIDEST_BEAM = 8
 HEADER_PREFIX = "x-steno-"
 RAW_BODY_NAMES = frozenset({"body", "data"})
 
@@ -320,7 +319,7 @@ def _gather(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         if key == "hotwords" and isinstance(value, str):
             _check_count(name, len(values) + value.count(","))  # the last one may be empty
             values += filter(str.strip, value.split(","))
-        else:
+        elif value != "":
             values.append(value)
         _check_count(name, len(values))
     return {key: value for key, value in fields.items() if value not in (None, "")}

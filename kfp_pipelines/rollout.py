@@ -97,7 +97,8 @@ class Endpoint:
         if status in (401, 403):
             raise ServingError(
                 f"{self.url} answered {status}: the pipeline's token (secret steno-token) is none of"
-                " the release's. Mend it, and repeat this step"
+                " the release's, or what stands before it refuses this namespace. Mend it, and repeat"
+                " this step"
             )
 
     def _post(self, recording: Path) -> requests.Response:

@@ -2,17 +2,17 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from model.audio import AudioError, load_audio
 from model.hotwords import Hotword
-from model.recognizer import Recognizer, TranscribeOptions
-from model.transcript import render
+from model.recognizer import WIDEST_BEAM, Recognizer, TranscribeOptions
+from model.transcript import WITH_TIMES, render
 
 SHIPPED = Path(__file__).parent / "shipped"
 SUFFIXES = {"text": "txt", "json": "json", "verbose_json": "json", "srt": "srt", "vtt": "vtt"}
-WITHOUT_TIMES = ("text", "json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="write there talk.txt for talk.mp3, and so on; what is there already is left as it is",
+        help="write there talk.txt for talk.mp3, and so on; what is there already is left as it is, "
+        "so take a folder for each format",
     )
     parser.add_argument(
         "--hotwords",
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="words that are expected; a weight is above 0 and at most 10, and 1 by default",
     )
     parser.add_argument("--prompt", default="", help="what came before, or is like what is said")
-    parser.add_argument("--beam-size", type=int, choices=range(1, 9), metavar="1 to 8")
+    parser.add_argument("--beam-size", type=int, choices=range(1, WIDEST_BEAM + 1))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
     args = parser.parse_args(arguments)
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     options = TranscribeOptions(
         mode=args.mode,
-        word_timestamps=args.response_format not in WITHOUT_TIMES,
+        word_timestamps=args.response_format in WITH_TIMES,
         prompt=args.prompt,
         hotwords=args.hotwords,
         beam_size=args.beam_size,
@@ -81,10 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{file}: {error}", file=sys.stderr)
             status = 1
             continue
-        except (
-            Exception
-        ) as error:  # such as too little memory: the others must not wait for this one
-            print(f"{file}: {type(error).__name__}: {error}", file=sys.stderr)
+        except Exception:
+            # Such as too little memory: the other files must not wait for this one.
+            print(f"{file}: {traceback.format_exc()}", file=sys.stderr)
             status = 1
             continue
         if path is None:

@@ -78,6 +78,7 @@ LIKE_HEARD = 0.6
 LETTERS_KNOWN = 0.8
 # Texts that are kept of a clip with hot words; 5 were no better on dev (docs/experiments.md).
 BEAM_SIZE = 3
+WIDEST_BEAM = 8  # that a caller may ask for
 # Where a token is less likely, a beam search that a caller wants looks for a better text. A third of
 # dev's clips has one; in clean speech and noise they hold nine tenths of what a limit of one half gained
 # (docs/experiments.md).

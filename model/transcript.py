@@ -75,6 +75,10 @@ class Transcript:
         return tuple(word for segment in self.segments for word in segment.words)
 
 
+# Formats that show times; their segments and cues follow the words.
+WITH_TIMES = frozenset({"verbose_json", "srt", "vtt"})
+
+
 def render(
     transcript: Transcript,
     response_format: ResponseFormat = "json",

@@ -1,8 +1,8 @@
-"""Processes that a test starts, of which nothing outlives it."""
+"""Processes that a test starts, and that are killed with it."""
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -10,7 +10,7 @@ import psutil
 
 @contextmanager
 def started(*commands: Sequence[str], **options: Any) -> Iterator[list["subprocess.Popen[Any]"]]:
-    """Start commands with `subprocess.Popen`'s options; what is left of them is killed at the end.
+    """Start commands with `subprocess.Popen`'s options; those that still run are killed at the end.
 
     Their children too, which a kill of torchrun or Locust does not reach: they would slow and disturb
     all later tests of a suite in which this one failed.
@@ -25,6 +25,6 @@ def started(*commands: Sequence[str], **options: Any) -> Iterator[list["subproce
                 family = psutil.Process(process.pid).children(recursive=True)
                 process.kill()
                 for child in family:
-                    if child.is_running():  # and not another under its number
+                    with suppress(psutil.NoSuchProcess):
                         child.kill()
             process.wait()

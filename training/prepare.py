@@ -193,8 +193,9 @@ def prepare(config: PrepareConfig, *, progress: bool = False) -> Prepared:
 
     Raises:
         PreparationError: the output folder is not empty, nothing is left, there are too few
-            speakers to split, or a speaker or a recording stands in two given splits. The refused
-            lines are then in `rejected.jsonl` all the same.
+            speakers to split, or a speaker or a recording stands in two given splits. What was
+            refused until then is in `rejected.jsonl`, but where speakers are too few: the folder
+            stays empty for another attempt.
         ManifestError: an input folder holds no transcripts.
         OSError: an input cannot be read or the output not written.
     """
@@ -213,11 +214,14 @@ def prepare(config: PrepareConfig, *, progress: bool = False) -> Prepared:
             listed, unusable = _read(inputs)
             refusals += unusable
             if group is None and listed:  # not only after hours of decoding
-                if unusable:  # perhaps why there are so few
-                    _write_lines(
-                        output / "rejected.jsonl", (each.entry(output) for each in unusable)
-                    )
-                check_speakers({utterance.speaker for utterance, _ in listed}, config.split)
+                try:
+                    check_speakers({utterance.speaker for utterance, _ in listed}, config.split)
+                except PreparationError as error:
+                    if not unusable:
+                        raise
+                    raise PreparationError(
+                        f"{error}. {len(unusable)} lines cannot be used; the first: {unusable[0].reason}"
+                    ) from None
             measured[group], unfit = measure(listed, config, config.workers, progress)
             refusals += unfit
     return assemble(

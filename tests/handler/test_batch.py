@@ -215,6 +215,8 @@ def test_what_the_archive_says_reaches_the_recognizer(
         return load(folder, **given)
 
     monkeypatch.setattr(Recognizer, "load", noted)
+    for once in ("keep_parts_as_sent", "bound_kernel_caches", "torch.set_num_interop_threads"):
+        monkeypatch.setattr(f"handler.asr_handler.{once}", lambda *_: None)  # of a whole process
     settings = {
         "checkpoint": "another",
         "dtype": "float32",

@@ -320,8 +320,10 @@ def test_what_common_clients_send_without_being_asked_changes_nothing() -> None:
         ("file", AUDIO),
         ("temperature", "0.7"),
         ("timestamp_granularities[]", "segment"),
+        ("timestamp_granularities[]", ""),
         ("language", ""),
         ("prompt", ""),
+        ("hotwords", ""),
     )
     assert request.options.language is None
     assert request.options.response_format == "json"

@@ -83,7 +83,8 @@ def test_a_fault_that_nobody_foresaw_stops_no_other_file(
     monkeypatch.setattr(Recognizer, "transcribe", fail_once)
     arguments = ["--output", str(tmp_path), "--response-format", "verbose_json"]
     assert main([str(FIXTURES / "command.webm"), str(SHORT), *arguments]) == 1
-    assert "command.webm: RuntimeError: out of memory" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "command.webm: Traceback" in told and "RuntimeError: out of memory" in told
     found = json.loads((tmp_path / "short.json").read_text())
     assert [word["word"] for word in found["words"]][:2] == ["Please", "stop"]
     assert os.listdir(tmp_path) == ["short.json"]
