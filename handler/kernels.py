@@ -15,9 +15,8 @@ def bound_kernel_caches() -> None:
     """Keep a worker's memory from growing with every new length of audio and text.
 
     oneDNN, and torch's layer above it, keep what they made for each shape of a product. With AMX there
-    are some 600 shapes, all of which come again and are worth their 30 MB; other CPUs see new ones for
-    ever.
-    To be called before the first product of the process. What the environment says already stays.
+    are some 600 shapes, all of which come again, and nothing is bound; other CPUs see new ones for
+    ever. To be called before the first product of the process. What the environment says already stays.
     """
     if has_amx_tiles():
         return

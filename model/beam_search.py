@@ -131,7 +131,7 @@ def beam_search(
                 if bias := biases[row]:
                     ranked[place] += bias.bonuses(text.state).to(device)
         grown: dict[int, list[_Longer]] = {clip.row: [] for clip in live}
-        longer = _grown(texts, rows, scores, ranked, beam_size)
+        longer = _grown([text for _, text in texts], rows, scores, ranked, beam_size)
         for (row, _), own in zip(texts, longer, strict=True):
             grown[row] += own
         going, clips, places = [], [], []
@@ -182,7 +182,7 @@ def beam_search(
 
 
 def _grown(
-    texts: Sequence[tuple[int, _Text]],
+    texts: Sequence[_Text],
     places: Sequence[int],
     scores: Tensor,
     ranked: Tensor,
@@ -191,7 +191,7 @@ def _grown(
     """What each text may become with one more token.
 
     Args:
-        texts: each with its clip's row.
+        texts: of all clips.
         places: of the texts among all that were fed.
         scores: (texts, vocabulary), of the decoder alone.
         ranked: the same with the bonuses of hot words.
@@ -216,7 +216,7 @@ def _grown(
             )
             for token, logprob, bonus in zip(tokens, logprobs, bonuses, strict=True)
         ]
-        for (_, text), place, tokens, logprobs, bonuses in zip(texts, places, *columns, strict=True)
+        for text, place, tokens, logprobs, bonuses in zip(texts, places, *columns, strict=True)
     ]
 
 
